@@ -1,0 +1,137 @@
+"""One specification per model, from which preprocessing, `config.pbtxt`, conversion and documentation follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+"""Channel means, RGB, of pixels scaled to 0..1; PaddleX uses them for the detector and for all encoders (inference.yml)."""
+
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+PIXELS: Final = "pixels"
+"""Name of the input of every model: uint8 [N, input_size, input_size, 3], RGB."""
+
+EMBEDDING: Final = "embedding"
+"""Name of an encoder's output: float32 [N, embedding_dimension], L2-normalised."""
+
+DET_BOXES: Final = "det_boxes"
+"""Name of a detector's first output: float32 [N, max_boxes, 4], x1 y1 x2 y2 in input pixels, zero-padded."""
+
+DET_SCORES: Final = "det_scores"
+"""Name of a detector's second output: float32 [N, max_boxes], descending, zero-padded."""
+
+
+class Task(str, Enum):
+    """What a model does."""
+
+    DETECTOR = "detector"
+    ENCODER = "encoder"
+
+
+class Interpolation(str, Enum):
+    """How a picture is resized to a model's input."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+
+
+class DataType(str, Enum):
+    """Element types of tensors, by numpy's names."""
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a model; `shape` leaves the batch dimension out."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as it is served: the name is Triton's model name and the folder in the model repository."""
+
+    name: str
+    task: Task
+    input_size: int
+    """Side of the square input, in pixels; pictures are stretched to it."""
+    interpolation: Interpolation
+    default_threshold: float
+    """Least score that counts where a request does not say: 0..1 for a detector, -1..1 for an encoder."""
+    embedding_dimension: int = 0
+    """Length of an encoder's vectors; 0 for a detector."""
+    max_boxes: int = 0
+    """Boxes that a detector returns for each picture; 0 for an encoder."""
+    max_batch: int = 32
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    nms_iou: float = 0.6
+    """IoU over which a detector's graph drops the weaker box (PaddleDetection, picodet_lcnet_x2_5_640_mainbody.yml)."""
+    nms_min_score: float = 0.025
+    """Score under which a detector's graph drops a box (same source)."""
+    nms_candidates: int = 1000
+    """Boxes that enter the NMS (nms_top_k, same source)."""
+
+    def __post_init__(self) -> None:
+        if (self.embedding_dimension > 0) == (self.max_boxes > 0):
+            raise ValueError(
+                f"{self.name}: a model has either embedding_dimension (encoder) or max_boxes (detector), not both"
+            )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The single input, `pixels`."""
+        return (TensorSpec(PIXELS, DataType.UINT8, (self.input_size, self.input_size, 3)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """`embedding` of an encoder; `det_boxes` and `det_scores` of a detector."""
+        if self.task is Task.ENCODER:
+            return (TensorSpec(EMBEDDING, DataType.FLOAT32, (self.embedding_dimension,)),)
+        return (
+            TensorSpec(DET_BOXES, DataType.FLOAT32, (self.max_boxes, 4)),
+            TensorSpec(DET_SCORES, DataType.FLOAT32, (self.max_boxes,)),
+        )
+
+
+DEMO_DET: Final = ModelSpec(
+    name="demo_det",
+    task=Task.DETECTOR,
+    input_size=320,
+    interpolation=Interpolation.BICUBIC,
+    default_threshold=0.5,
+    max_boxes=100,
+    max_batch=16,
+)
+
+DEMO_REC: Final = ModelSpec(
+    name="demo_rec",
+    task=Task.ENCODER,
+    input_size=128,
+    interpolation=Interpolation.BICUBIC,
+    default_threshold=0.5,
+    embedding_dimension=128,
+    max_batch=32,
+)
+
+SPECS: Final = {spec.name: spec for spec in (DEMO_DET, DEMO_REC)}
+
+
+def spec_of(name: str, task: Task) -> ModelSpec:
+    """Return the specification of a model.
+
+    Raises:
+        LookupError: no model of this name does this task; the message lists those that do.
+    """
+    spec = SPECS.get(name)
+    if spec is None or spec.task is not task:
+        known = ", ".join(sorted(s.name for s in SPECS.values() if s.task is task))
+        raise LookupError(f"unknown {task.value} {name!r}; known: {known}")
+    return spec

@@ -1,0 +1,1 @@
+"""Thin gRPC servicers: convert, call one layer down, convert back."""

@@ -1,0 +1,91 @@
+"""What every call passes: errors become statuses here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import status_pb2
+
+from shitu_server.errors import DeadlineExceededError, InternalError, ShituError
+from shitu_server.wire.statuses import DETAILS_KEY, to_status
+
+_log = logging.getLogger(__name__)
+
+Context = Any
+"""grpc.aio.ServicerContext; the stubs do not agree on its type parameters."""
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable when run
+    """Turns ShituError into its status and anything else into INTERNAL, which says nothing about the inside."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wrap the handler of the called method, if there is one."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                _guarded_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                _guarded_stream(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return handler
+
+
+def status_of(error: BaseException) -> status_pb2.Status:
+    """Return the status for any exception of a handler; an unexpected one is logged with its traceback."""
+    if isinstance(error, ShituError):
+        return to_status(error)
+    if isinstance(error, asyncio.TimeoutError):
+        return to_status(DeadlineExceededError("the deadline passed before the work was done"))
+    _log.error("unexpected error in a handler", exc_info=error)
+    return to_status(InternalError("internal error; the server's log has the cause"))
+
+
+def deadline_of(context: Context) -> float | None:
+    """Return the client's deadline as a time of `time.monotonic()`, or None where it set none."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else time.monotonic() + float(remaining_s)
+
+
+def _guarded_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def guarded(request: Any, context: Context) -> Any:
+        try:
+            return await method(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+def _guarded_stream(
+    method: Callable[[Any, Context], AsyncIterator[Any]],
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def guarded(requests: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for response in method(requests, context):
+                yield response
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    status = status_of(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    raise AssertionError("abort returned")
