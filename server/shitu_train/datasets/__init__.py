@@ -1,0 +1,1 @@
+"""Training data: drawn crops and scenes, and real product photos."""
