@@ -1,0 +1,52 @@
+"""Says whether two encoders give vectors that may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Final
+
+from shitu_models.specs import ModelSpec
+
+_HEX_DIGITS: Final = 16
+"""64 bits: a collision among a million encoders has a chance of 3e-8."""
+
+
+def weights_digest(path: Path) -> str:
+    """Return the sha256 of a model file, 64 hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(spec: ModelSpec, weights: Path, precision: str = "fp32") -> str:
+    """Return what identifies the vectors of an encoder, 16 hex digits.
+
+    It is the start of a sha256 over the weights' digest and everything else that moves a vector: the interpolation and the
+    size of the input, mean and standard deviation of the normalisation, and the precision it runs in. The name is left out:
+    a model that was renamed gives the same vectors.
+
+    Args:
+        spec: the model.
+        weights: its `model.onnx`.
+        precision: `fp32`, or what the model was converted to.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    parts = {
+        "weights": weights_digest(weights),
+        "interpolation": spec.interpolation.value,
+        "input_size": spec.input_size,
+        "mean": spec.mean,
+        "std": spec.std,
+        "precision": precision,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_HEX_DIGITS]
