@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,20 +63,29 @@ def draw_cache(folder: Path, plan: DrawnPlan, processes: int) -> None:
             pool.starmap(_draw_part, parts)
 
 
-def load_cache(folder: Path) -> tuple[CropSet, SceneSet]:
-    """Both data sets of a finished cache, memory-mapped.
+def load_crops(folder: Path) -> CropSet:
+    """The encoder's data of a finished cache.
 
     Raises:
         FileNotFoundError: no part of the cache is finished.
     """
+    return CropSet(_joined(folder, "crops"), _joined(folder, "labels"))
+
+
+def load_scenes(folder: Path) -> SceneSet:
+    """The detector's data of a finished cache.
+
+    Raises:
+        FileNotFoundError: no part of the cache is finished.
+    """
+    return SceneSet(_joined(folder, "scenes"), _joined(folder, "boxes"), _joined(folder, "counts"))
+
+
+def _joined(folder: Path, name: str) -> NDArray[Any]:
     parts = sorted(folder.glob("part*.done"))
     if not parts:
         raise FileNotFoundError(f"expected a finished cache in {folder}, found none; run `python -m shitu_train render-cache` first")
-    stacked = {
-        name: np.concatenate([np.load(done.with_suffix(f".{name}.npy"), mmap_mode="r") for done in parts])
-        for name in ("crops", "labels", "scenes", "boxes", "counts")
-    }
-    return CropSet(stacked["crops"], stacked["labels"]), SceneSet(stacked["scenes"], stacked["boxes"], stacked["counts"])
+    return np.concatenate([np.load(done.with_suffix(f".{name}.npy"), mmap_mode="r") for done in parts])
 
 
 def crop_with_margin(image: NDArray[np.uint8], box: NDArray[np.float32], size: int) -> NDArray[np.uint8]:

@@ -1,0 +1,8 @@
+"""`python -m shitu_train`: draw, train, export, evaluate."""
+
+from __future__ import annotations
+
+from shitu_train.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Paddle architectures, with the parameter names of the official checkpoints."""

@@ -1,0 +1,39 @@
+"""How the two demo models are trained: data, sizes and settings put together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import cv2
+import paddle
+
+from shitu_train.architectures.clip_vit import DEMO_REC, ClipEncoder
+from shitu_train.datasets.drawn import load_crops, load_scenes
+from shitu_train.datasets.encoder_batches import EncoderBatches, load_photos
+from shitu_train.datasets.grocery import grocery_split, read_photos
+from shitu_train.training.budget import Budget
+from shitu_train.training.encoder import EncoderRun, train_encoder
+from shitu_train.training.validation import drawn_retrieval, recall_of
+
+# Of each batch; the real photos are few, and more would only be repeated more often.
+PHOTO_SHARE = 0.15
+
+
+def train_demo_encoder(options: argparse.Namespace) -> None:
+    """Trains demo_rec on drawn crops and, where given, the even half of the Grocery Store photos."""
+    cv2.setNumThreads(1)
+    paddle.seed(options.seed)
+    crops = load_crops(options.cache / "train")
+    photos = load_photos(grocery_split(read_photos(options.grocery))[0]) if options.grocery else None
+    classes = int(crops.labels.max()) + 1
+    batches = EncoderBatches(crops, photos, classes, DEMO_REC.input_px, options.batch, PHOTO_SHARE, options.seed)
+    budget = Budget(options.steps, options.time_budget_s)
+    run = EncoderRun(options.checkpoint, options.seed)
+    train_encoder(ClipEncoder(DEMO_REC), batches, budget, run, _encoder_validation(options))
+
+
+def _encoder_validation(options: argparse.Namespace) -> Callable[[ClipEncoder], str]:
+    folder = options.cache / "val"
+    data = drawn_retrieval(load_crops(folder), int(load_scenes(folder).counts.sum()), DEMO_REC.input_px)
+    return lambda encoder: f"recall@1 of {len(data.query_labels)} unseen drawn objects {recall_of(encoder, data):.4f}"
