@@ -63,7 +63,7 @@ def _guarded_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable
             return await method(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a status
             await _abort(context, error)
 
     return guarded
@@ -78,7 +78,7 @@ def _guarded_stream(
                 yield response
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a status
             await _abort(context, error)
 
     return guarded

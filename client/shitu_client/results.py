@@ -1,0 +1,192 @@
+"""What calls return: plain values, no protobuf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from google.protobuf import json_format, struct_pb2
+from numpy.typing import NDArray
+
+from shitu.v1 import gallery_pb2, recognition_pb2, types_pb2
+
+
+class Box(NamedTuple):
+    """Pixels of the upright picture; x2 and y2 are exclusive."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """A gallery item that was found."""
+
+    item_id: str
+    label: str
+    score: float
+    """-1 to 1; 1 is equal."""
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RecognizedObject:
+    """One object of a picture."""
+
+    box: Box
+    source: str
+    """`detected`, `requested` or `whole_image`."""
+    detection_score: float
+    label: str
+    """Empty where unknown."""
+    matches: tuple[Match, ...]
+    best_candidate: Match | None
+    """Also where it is below the threshold; None where the gallery is empty."""
+    unknown_reason: str
+    """Empty where known; else `empty_gallery` or `score_below_threshold`."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """Objects of one picture, best detection score first."""
+
+    objects: tuple[RecognizedObject, ...]
+    width: int
+    height: int
+    encoder_fingerprint: str
+    gallery_generation: int
+    gallery_sequence: int
+    timings_us: Mapping[str, int]
+
+    def to_json(self) -> str:
+        """Return the result as JSON text."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Boxes of one picture, best score first: (box, score)."""
+
+    objects: tuple[tuple[Box, float], ...]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors float32 [n, dimension], L2-normalised, and the encoder that made them."""
+
+    vectors: NDArray[np.float32]
+    encoder_fingerprint: str
+
+
+@dataclass(frozen=True)
+class GalleryInfo:
+    """A gallery."""
+
+    name: str
+    encoder_fingerprint: str
+    dimension: int
+    item_count: int
+    generation: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """A stored item; lists leave `thumbnail` empty and `vector` None."""
+
+    id: str
+    label: str
+    metadata: Mapping[str, Any]
+    thumbnail: bytes
+    vector: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class ItemPage:
+    """A part of a list; `next_page_token` is empty on the last one."""
+
+    items: tuple[Item, ...]
+    next_page_token: str
+
+
+def recognition_of(response: recognition_pb2.RecognizeResponse) -> Recognition:
+    """Return the result of Recognize."""
+    return Recognition(
+        objects=tuple(_object_of(found) for found in response.objects),
+        width=response.image_width,
+        height=response.image_height,
+        encoder_fingerprint=response.encoder_fingerprint,
+        gallery_generation=response.gallery_state.generation,
+        gallery_sequence=response.gallery_state.sequence,
+        timings_us={field.name: value for field, value in response.timings.ListFields()},
+    )
+
+
+def detection_of(response: recognition_pb2.DetectResponse) -> Detection:
+    """Return the result of Detect."""
+    objects = tuple((_box_of(found.box), found.score) for found in response.objects)
+    return Detection(objects, response.image_width, response.image_height)
+
+
+def embedding_of(response: recognition_pb2.EmbedResponse) -> Embedding:
+    """Return the result of Embed."""
+    return Embedding(np.stack([vector_of(vector) for vector in response.vectors]), response.encoder_fingerprint)
+
+
+def gallery_of(message: gallery_pb2.Gallery) -> GalleryInfo:
+    """Return a gallery."""
+    state = message.state
+    return GalleryInfo(
+        message.name,
+        message.encoder_fingerprint,
+        message.dimension,
+        message.item_count,
+        state.generation,
+        state.sequence,
+    )
+
+
+def item_of(message: gallery_pb2.Item) -> Item:
+    """Return an item."""
+    vector = vector_of(message.vector) if message.HasField("vector") else None
+    return Item(message.id, message.label, _metadata_of(message.metadata), message.thumbnail, vector)
+
+
+def match_of(message: types_pb2.Match) -> Match:
+    """Return a match."""
+    return Match(message.item_id, message.label, message.score, _metadata_of(message.metadata))
+
+
+def vector_of(message: types_pb2.Vector) -> NDArray[np.float32]:
+    """Return a vector as float32 [dimension]."""
+    return np.frombuffer(message.data, dtype="<f4")
+
+
+def _object_of(found: recognition_pb2.RecognizedObject) -> RecognizedObject:
+    decision = found.decision
+    reason = "" if decision.label else recognition_pb2.UnknownReason.Name(decision.reason)
+    return RecognizedObject(
+        box=_box_of(found.box),
+        source=recognition_pb2.BoxSource.Name(found.source).removeprefix("BOX_SOURCE_").lower(),
+        detection_score=found.detection_score,
+        label=decision.label,
+        matches=tuple(match_of(match) for match in found.matches),
+        best_candidate=match_of(decision.best_candidate) if decision.HasField("best_candidate") else None,
+        unknown_reason=reason.removeprefix("UNKNOWN_REASON_").lower(),
+    )
+
+
+def _box_of(box: types_pb2.Box) -> Box:
+    return Box(box.x1, box.y1, box.x2, box.y2)
+
+
+def _metadata_of(struct: struct_pb2.Struct) -> Mapping[str, Any]:
+    values: dict[str, Any] = json_format.MessageToDict(struct)
+    return values

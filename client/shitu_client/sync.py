@@ -1,0 +1,74 @@
+"""Client: AsyncClient for programs without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, TypeVar
+
+from typing_extensions import ParamSpec
+
+from shitu_client.client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, AsyncClient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Client, P], R]:
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(method(self._client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+class Client:
+    """The methods of AsyncClient, blocking; usable from several threads. An event loop runs in a thread of its own."""
+
+    def __init__(self, server: str = DEFAULT_SERVER, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shitu-client", daemon=True)
+        self._thread.start()
+        self._client = self._run(_connect(server, timeout_s))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and end the thread."""
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    recognize = _blocking(AsyncClient.recognize)
+    recognize_batch = _blocking(AsyncClient.recognize_batch)
+    detect = _blocking(AsyncClient.detect)
+    embed = _blocking(AsyncClient.embed)
+    create_gallery = _blocking(AsyncClient.create_gallery)
+    get_gallery = _blocking(AsyncClient.get_gallery)
+    list_galleries = _blocking(AsyncClient.list_galleries)
+    delete_gallery = _blocking(AsyncClient.delete_gallery)
+    add_items = _blocking(AsyncClient.add_items)
+    remove_items = _blocking(AsyncClient.remove_items)
+    list_items = _blocking(AsyncClient.list_items)
+    get_item = _blocking(AsyncClient.get_item)
+    search = _blocking(AsyncClient.search)
+
+    def _run(self, work: Coroutine[Any, Any, R]) -> R:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _connect(server: str, timeout_s: float) -> AsyncClient:
+    # A channel belongs to the loop that runs when it is made.
+    return AsyncClient(server, timeout_s=timeout_s)

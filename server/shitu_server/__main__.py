@@ -1,0 +1,31 @@
+"""`python -m shitu_server ROLE PARENT_PID`: a child of `shitu serve`; its settings are in the environment."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from shitu_server.children import EXIT_CONFIGURATION, die_with_parent
+from shitu_server.errors import ConfigurationError
+from shitu_server.roles import run_role
+from shitu_server.settings import Role, load_settings
+
+
+def main() -> None:
+    """Run one role until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m shitu_server", description=__doc__)
+    parser.add_argument("role", type=Role, choices=[Role.GATEWAY, Role.GALLERY])
+    parser.add_argument("parent_pid", type=int)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_pid)
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {arguments.role.value} %(levelname)s %(message)s")
+    try:
+        run_role(arguments.role, load_settings({}))
+    except ConfigurationError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  this is a command
+        raise SystemExit(EXIT_CONFIGURATION) from error
+
+
+if __name__ == "__main__":
+    main()

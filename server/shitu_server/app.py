@@ -1,0 +1,136 @@
+"""The gateway's composition root: parts are made here from the settings, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
+
+from shitu_models.repository import model_repository
+from shitu_models.specs import Task, spec_of
+from shitu_server.admission import Admission
+from shitu_server.errors import ConfigurationError, ShituError
+from shitu_server.gallery.client import GalleryClient
+from shitu_server.images import ImageLimits, ImageWorkers
+from shitu_server.pipeline import Pipeline, PipelineLimits, ServedDetector, ServedEncoder
+from shitu_server.rpc.galleries import GalleryServicer
+from shitu_server.rpc.interceptors import ErrorInterceptor
+from shitu_server.rpc.pictures import PictureItems
+from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
+from shitu_server.settings import Settings, processor_count
+from shitu_server.triton import TritonDetector, TritonEncoder, TritonEndpoint
+
+_log = logging.getLogger(__name__)
+
+_SERVICES: Final = (
+    recognition_pb2.DESCRIPTOR.services_by_name["RecognitionService"].full_name,
+    gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name,
+    health.SERVICE_NAME,
+)
+_HEALTH_INTERVAL_S: Final = 1.0
+_KEEPALIVE_MIN_INTERVAL_MS: Final = 5000
+"""Clients that ping every 10 s, as many do, must not be sent away."""
+
+
+class Gateway:
+    """One gateway process: a stateless gRPC server over Triton and the gallery process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._workers = ImageWorkers(settings.image_threads or processor_count())
+        self._endpoint = TritonEndpoint(settings.triton_address)
+        self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._server_options())
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then say NOT_SERVING, finish what is in flight and return.
+
+        Raises:
+            ConfigurationError: an address is missing or cannot be listened on.
+        """
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        self._register()
+        await self._listen()
+        watching = asyncio.create_task(self._watch_health())
+        await stopping.wait()
+        watching.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(self._settings.drain_timeout_s)
+        await self._close()
+
+    def _register(self) -> None:
+        settings = self._settings
+        pipeline = self._pipeline()
+        streams = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
+        pictures = PictureItems(pipeline)
+        recognition_pb2_grpc.add_RecognitionServiceServicer_to_server(
+            RecognitionServicer(pipeline, streams), self._server
+        )
+        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(GalleryServicer(self._gallery, pictures), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
+
+    def _pipeline(self) -> Pipeline:
+        settings = self._settings
+        repository = model_repository(settings.model_repository)
+        det = spec_of(settings.detector, Task.DETECTOR)
+        rec = spec_of(settings.encoder, Task.ENCODER)
+        detector = TritonDetector(self._endpoint, det)
+        encoder = TritonEncoder(self._endpoint, rec, repository.fingerprint(rec))
+        return Pipeline(
+            ServedDetector(detector, det, Admission(det.name, settings.detector_queue_items)),
+            ServedEncoder(encoder, rec, Admission(rec.name, settings.encoder_queue_items)),
+            self._gallery,
+            self._workers,
+            ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
+            PipelineLimits(settings.max_boxes, settings.max_top_k),
+        )
+
+    async def _listen(self) -> None:
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigurationError(f"cannot listen on {address}; choose another --port") from error
+        await self._server.start()
+
+    async def _watch_health(self) -> None:
+        while True:
+            ready = await self._is_ready()
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for service in ("", *_SERVICES[:2]):
+                await self._health.set(service, status)
+            await asyncio.sleep(_HEALTH_INTERVAL_S if ready else _HEALTH_INTERVAL_S / 5)
+
+    async def _is_ready(self) -> bool:
+        try:
+            await self._gallery.check()
+            await self._endpoint.check((self._settings.detector, self._settings.encoder))
+        except ShituError as error:
+            _log.info("not ready: %s", error.message)
+            return False
+        return True
+
+    async def _close(self) -> None:
+        await self._gallery.close()
+        await self._endpoint.close()
+        self._workers.close()
+
+    def _server_options(self) -> list[tuple[str, int]]:
+        size = self._settings.max_message_bytes
+        return [
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_send_message_length", size),
+            ("grpc.so_reuseport", 1),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MIN_INTERVAL_MS),
+        ]

@@ -1,0 +1,167 @@
+"""Processes that this one starts: each dies with it, is stopped with all that it started, and is found again after a crash.
+
+A run is one server's life. Its id stands in the environment of every process of the run (`SHITU_RUN_ID`) and names its record, a
+file that the living server keeps locked: a record that can be locked belongs to a crashed run, and what is left of it is swept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+
+RUN_ID_VARIABLE: Final = "SHITU_RUN_ID"
+_RECORD_SUFFIX: Final = ".run"
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary folder: where Linux keeps POSIX shared memory
+_LAUNCHER: Final = Path(__file__).with_name("launcher.py")
+_GROUP_GONE_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One server's life; holds the lock on its record until `close`."""
+
+    id: str
+    _record: Path = field(repr=False)
+    _lock: IO[str] = field(repr=False)
+
+    @classmethod
+    def begin(cls, directory: Path) -> Run:
+        """Sweep what crashed runs left behind, then start a record for this one.
+
+        Args:
+            directory: where the records of all runs of this user are; is created.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        sweep(directory)
+        run_id = uuid.uuid4().hex[:12]
+        path = directory / f"{run_id}{_RECORD_SUFFIX}"
+        # Locked before it gets its name, so that no other server's sweep can take it for a left-over.
+        draft = path.with_suffix(".new")
+        lock = draft.open("w", encoding="utf-8")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        draft.rename(path)
+        return cls(run_id, path, lock)
+
+    @property
+    def shared_memory_prefix(self) -> str:
+        """Start of the names of all shared memory of this run, in /dev/shm."""
+        return _shared_memory_prefix(self.id)
+
+    def close(self) -> None:
+        """Remove the shared memory and the record; call it when all processes of the run are stopped."""
+        remove_shared_memory(self.shared_memory_prefix)
+        self._record.unlink(missing_ok=True)
+        self._lock.close()
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to start."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log_path: Path
+    """stdout and stderr are appended to it."""
+
+
+class Child:
+    """A process with a group of its own, killed by the kernel when the thread that started it dies.
+
+    Start it from the main thread: the parent-death signal follows the thread, not the process.
+    """
+
+    def __init__(self, command: Command, run: Run) -> None:
+        environment = {**command.environment, RUN_ID_VARIABLE: run.id}
+        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+        command.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with command.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*launcher, *command.arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of the group."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while the process runs."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the process, not to its group: it stops its own children."""
+        if self.exit_code() is None:
+            self._process.terminate()
+
+    def kill_group(self) -> None:
+        """SIGKILL whatever lives in the group, and wait until it is gone."""
+        deadline = time.monotonic() + _GROUP_GONE_TIMEOUT_S
+        while _signal_group(self.pid, signal.SIGKILL) and time.monotonic() < deadline:
+            self._process.poll()  # a leader that is not reaped keeps the group alive
+            time.sleep(_POLL_S)
+
+
+def sweep(directory: Path) -> None:
+    """Kill the processes and remove the shared memory of every run whose server is gone."""
+    for record in directory.glob(f"*{_RECORD_SUFFIX}"):
+        try:
+            with record.open("r+", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _sweep_run(record.stem)
+                record.unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):  # its server lives, or another server swept it
+            continue
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove the shared memory whose name starts with the prefix."""
+    for path in _SHARED_MEMORY.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)
+
+
+def _sweep_run(run_id: str) -> None:
+    left = [process for process in psutil.process_iter() if _run_id_of(process) == run_id]
+    for process in left:
+        _log.warning("killing process %d, left over from run %s", process.pid, run_id)
+        process.kill()
+    psutil.wait_procs(left, timeout=_GROUP_GONE_TIMEOUT_S)
+    remove_shared_memory(_shared_memory_prefix(run_id))
+
+
+def _run_id_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(RUN_ID_VARIABLE)
+    except psutil.Error:  # another user's, or gone
+        return None
+
+
+def _shared_memory_prefix(run_id: str) -> str:
+    return f"shitu-{run_id}-"
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,46 @@
+"""`shitu serve`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from shitu_server.errors import ConfigurationError
+from shitu_server.roles import run_role
+from shitu_server.settings import Role, load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the server's commands."""
+    app.command()(serve)
+
+
+def serve(
+    *,
+    role: Annotated[Role, typer.Option(help="all: everything on this host; gateway, gallery: one part, as in a pod.")] = Role.ALL,
+    host: Annotated[Optional[str], typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[Optional[int], typer.Option(help="Port of the gateways; 8200 by default, 0 for a free one.")] = None,
+    workers: Annotated[Optional[int], typer.Option(help="Gateway processes on the port.")] = None,
+    data_dir: Annotated[Optional[Path], typer.Option(help="Where the galleries are kept.")] = None,
+    model_repository: Annotated[Optional[Path], typer.Option(help="Folder of the models.")] = None,
+    detector: Annotated[Optional[str], typer.Option(help="Model that finds the objects.")] = None,
+    encoder: Annotated[Optional[str], typer.Option(help="Model that makes the vectors.")] = None,
+    gallery_address: Annotated[Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")] = None,
+    triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+) -> None:
+    """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too."""
+    overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose"}}
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format=f"%(asctime)s {role.value} %(levelname)s %(message)s"
+    )
+    try:
+        run_role(role, load_settings(overrides))
+    except ConfigurationError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error

@@ -1,0 +1,339 @@
+"""decode → detect → crop → embed → search → decide. Knows no gRPC, no Triton and no FAISS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shitu_models.boxes import Boxes, areas, clip, nms
+from shitu_models.preprocessing import resize
+from shitu_models.specs import ModelSpec
+from shitu_server.admission import Admission
+from shitu_server.errors import DeadlineExceededError, InvalidArgumentError
+from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, thumbnail
+from shitu_server.timings import StageClock, StageTimings
+from shitu_server.types import (
+    BoxSource,
+    Detections,
+    Detector,
+    Encoder,
+    Gallery,
+    GalleryState,
+    Hit,
+    Picture,
+    SearchResult,
+    Vectors,
+)
+
+
+@dataclass(frozen=True)
+class PipelineLimits:
+    """How much one request may ask for."""
+
+    max_boxes: int = 100
+    max_top_k: int = 100
+    default_top_k: int = 5
+    duplicate_iou: float = 0.5
+    """Of two detected boxes that overlap by more, the one with the lower recognition score is dropped."""
+
+
+@dataclass(frozen=True)
+class RecognizeOptions:
+    """What a request may choose; None takes the default of the model or the server."""
+
+    detection_threshold: float | None = None
+    match_threshold: float | None = None
+    top_k: int | None = None
+    boxes: Boxes = field(default_factory=lambda: np.empty((0, 4), dtype=np.float32))
+    skip_detection: bool = False
+    max_objects: int | None = None
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Boxes to recognise, float32 [n, 4], with detection scores [n] (0 where not detected) and where they come from."""
+
+    boxes: Boxes
+    scores: np.ndarray[tuple[int], np.dtype[np.float32]]
+    source: BoxSource
+
+
+@dataclass(frozen=True)
+class RecognizedObject:
+    """One object: `matches` are at or above the threshold; `best` is the first hit, below it or not, None in an empty gallery."""
+
+    box: tuple[float, float, float, float]
+    source: BoxSource
+    detection_score: float
+    matches: tuple[Hit, ...]
+    best: Hit | None
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The outcome of one picture."""
+
+    objects: tuple[RecognizedObject, ...]
+    width: int
+    height: int
+    encoder_fingerprint: str
+    state: GalleryState
+    timings: StageTimings
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Boxes of one picture, best first, in its own pixels."""
+
+    detections: Detections
+    width: int
+    height: int
+    timings: StageTimings
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors of one picture's boxes, float32 [n, dimension], L2-normalised; its size, and a JPEG where one was wished."""
+
+    vectors: Vectors
+    encoder_fingerprint: str
+    timings: StageTimings
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True)
+class ServedDetector:
+    """A detector, what it is, and its admission."""
+
+    model: Detector
+    spec: ModelSpec
+    admission: Admission
+
+
+@dataclass(frozen=True)
+class ServedEncoder:
+    """An encoder, what it is, and its admission."""
+
+    model: Encoder
+    spec: ModelSpec
+    admission: Admission
+
+
+class Pipeline:
+    """The stages over one detector, one encoder and the galleries. Deadlines are times of `time.monotonic()`."""
+
+    def __init__(
+        self,
+        detector: ServedDetector,
+        encoder: ServedEncoder,
+        gallery: Gallery,
+        workers: ImageWorkers,
+        image_limits: ImageLimits,
+        limits: PipelineLimits,
+    ) -> None:
+        self._detector = detector
+        self._encoder = encoder
+        self._gallery = gallery
+        self._workers = workers
+        self._image_limits = image_limits
+        self._limits = limits
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that galleries are bound to."""
+        return self._encoder.model
+
+    async def recognize(
+        self, content: bytes, gallery: str, options: RecognizeOptions, *, deadline_s: float | None
+    ) -> Recognition:
+        """Find the objects of a picture and name them by the items of a gallery.
+
+        Raises:
+            InvalidArgumentError: picture or options are wrong.
+            NotFoundError, EncoderMismatchError: from the gallery.
+            OverloadedError, UnavailableError, DeadlineExceededError: from admission, models or the gallery.
+        """
+        clock = StageClock()
+        self._check_options(gallery, options)
+        # Work whose second half would be refused is not begun.
+        self._encoder.admission.check()
+        picture = await self._decoded(content, clock, deadline_s)
+        objects = await self._objects(picture, options, clock, deadline_s)
+        vectors = await self._embedded(picture, objects.boxes, clock, deadline_s)
+        _check_alive(deadline_s)
+        with clock.stage("search"):
+            found = await self._gallery.search(
+                gallery,
+                vectors,
+                self.encoder.fingerprint,
+                top_k=self._limits.default_top_k if options.top_k is None else options.top_k,
+                deadline_s=deadline_s,
+            )
+        recognized = _decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
+        height, width = picture.shape[:2]
+        return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, clock.timings())
+
+    async def detect(
+        self, content: bytes, threshold: float | None, max_objects: int | None, *, deadline_s: float | None
+    ) -> Detection:
+        """Find the objects of a picture. Raises as `recognize`, the gallery aside."""
+        clock = StageClock()
+        options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
+        self._check_thresholds(options)
+        picture = await self._decoded(content, clock, deadline_s)
+        detections = await self._detected(picture, options, clock, deadline_s)
+        height, width = picture.shape[:2]
+        return Detection(detections, width, height, clock.timings())
+
+    async def embed(
+        self,
+        content: bytes,
+        boxes: Boxes,
+        *,
+        field: str = "image",
+        with_thumbnail: bool = False,
+        deadline_s: float | None,
+    ) -> Embedding:
+        """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside.
+
+        With `with_thumbnail`, the first box (or the whole picture) comes back as a JPEG too.
+        """
+        clock = StageClock()
+        picture = await self._decoded(content, clock, deadline_s, field)
+        chosen = self._requested(picture, boxes) if len(boxes) else _whole(picture)
+        vectors = await self._embedded(picture, chosen.boxes, clock, deadline_s)
+        small = await self._thumbnail(picture, chosen.boxes[:1]) if with_thumbnail else b""
+        return Embedding(vectors, self.encoder.fingerprint, clock.timings(), small)
+
+    async def _decoded(
+        self, content: bytes, clock: StageClock, deadline_s: float | None, field: str = "image"
+    ) -> Picture:
+        def work() -> Picture:
+            clock.finish_queue()
+            _check_alive(deadline_s)
+            with clock.stage("decode"):
+                return decode(content, self._image_limits, field)
+
+        return await self._workers.run(work)
+
+    async def _objects(
+        self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
+    ) -> Objects:
+        if len(options.boxes):
+            return self._requested(picture, options.boxes)
+        if options.skip_detection:
+            return _whole(picture)
+        found = await self._detected(picture, options, clock, deadline_s)
+        return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(picture)
+
+    async def _detected(
+        self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
+    ) -> Detections:
+        spec = self._detector.spec
+        threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
+        most = self._limits.max_boxes if options.max_objects is None else options.max_objects
+        with self._detector.admission.admit(1), clock.stage("detect"):
+            pixels = await self._workers.run(lambda: resize(picture, spec)[None])
+            _check_alive(deadline_s)
+            found = await self._detector.model.detect(pixels, deadline_s=deadline_s)
+        height, width = picture.shape[:2]
+        scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
+        boxes = clip(found.boxes * scale, width, height)
+        kept = np.flatnonzero((found.scores >= threshold) & (areas(boxes) > 0))[:most]
+        return Detections(boxes[kept], found.scores[kept])
+
+    async def _embedded(self, picture: Picture, boxes: Boxes, clock: StageClock, deadline_s: float | None) -> Vectors:
+        with self._encoder.admission.admit(len(boxes)):
+            with clock.stage("crop"):
+                pixels = await self._workers.run(lambda: crops(picture, boxes, self._encoder.spec))
+            _check_alive(deadline_s)
+            with clock.stage("embed"):
+                return await self._encoder.model.embed(pixels, deadline_s=deadline_s)
+
+    async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
+        x1, y1, x2, y2 = (
+            int(v) for v in (np.floor(box[0, 0]), np.floor(box[0, 1]), np.ceil(box[0, 2]), np.ceil(box[0, 3]))
+        )
+        return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
+
+    def _requested(self, picture: Picture, boxes: Boxes) -> Objects:
+        if len(boxes) > self._limits.max_boxes:
+            raise InvalidArgumentError("boxes", f"expected at most {self._limits.max_boxes}, got {len(boxes)}")
+        height, width = picture.shape[:2]
+        for index, box in enumerate(boxes):
+            _check_box(box, index, width, height)
+        return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
+
+    def _match_threshold(self, options: RecognizeOptions) -> float:
+        wished = options.match_threshold
+        return self._encoder.spec.default_threshold if wished is None else wished
+
+    def _check_options(self, gallery: str, options: RecognizeOptions) -> None:
+        if not gallery:
+            raise InvalidArgumentError(
+                "gallery", "expected the name of a gallery, got nothing; ListGalleries lists them"
+            )
+        self._check_thresholds(options)
+        top_k = options.top_k
+        if top_k is not None and not 1 <= top_k <= self._limits.max_top_k:
+            raise InvalidArgumentError("options.top_k", f"expected 1 to {self._limits.max_top_k}, got {top_k}")
+        if options.skip_detection and len(options.boxes):
+            raise InvalidArgumentError("options.skip_detection", "expected either boxes or skip_detection, got both")
+
+    def _check_thresholds(self, options: RecognizeOptions) -> None:
+        _check_range("detection_threshold", options.detection_threshold, 0.0, 1.0)
+        _check_range("match_threshold", options.match_threshold, -1.0, 1.0)
+        most = options.max_objects
+        if most is not None and not 1 <= most <= self._limits.max_boxes:
+            raise InvalidArgumentError("max_objects", f"expected 1 to {self._limits.max_boxes}, got {most}")
+
+
+def _whole(picture: Picture) -> Objects:
+    height, width = picture.shape[:2]
+    box = np.array([[0, 0, width, height]], dtype=np.float32)
+    return Objects(box, np.zeros(1, dtype=np.float32), BoxSource.WHOLE_IMAGE)
+
+
+def _decided(
+    objects: Objects, found: SearchResult, match_threshold: float, duplicate_iou: float
+) -> tuple[RecognizedObject, ...]:
+    best_scores = np.array([hits[0].score if hits else -1.0 for hits in found.hits], dtype=np.float32)
+    kept: Sequence[int] = range(len(objects.boxes))
+    if objects.source is BoxSource.DETECTED:
+        kept = sorted(int(index) for index in nms(objects.boxes, best_scores, duplicate_iou))
+    return tuple(_decide(objects, index, found.hits[index], match_threshold) for index in kept)
+
+
+def _decide(objects: Objects, index: int, hits: tuple[Hit, ...], match_threshold: float) -> RecognizedObject:
+    x1, y1, x2, y2 = (float(value) for value in objects.boxes[index])
+    return RecognizedObject(
+        box=(x1, y1, x2, y2),
+        source=objects.source,
+        detection_score=float(objects.scores[index]),
+        matches=tuple(hit for hit in hits if hit.score >= match_threshold),
+        best=hits[0] if hits else None,
+    )
+
+
+def _check_alive(deadline_s: float | None) -> None:
+    """Drop work nobody waits for any more."""
+    if deadline_s is not None and time.monotonic() >= deadline_s:
+        raise DeadlineExceededError("the deadline passed before the work was done")
+
+
+def _check_range(field_name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:  # also refuses NaN
+        raise InvalidArgumentError(field_name, f"expected {low} to {high}, got {value}")
+
+
+def _check_box(box: Boxes, index: int, width: int, height: int) -> None:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    inside = np.isfinite(box).all() and max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)
+    if not inside:
+        raise InvalidArgumentError(
+            f"boxes[{index}]",
+            f"expected x1 < x2 and y1 < y2 with a part inside the {width}x{height} picture, got ({x1}, {y1}, {x2}, {y2})",
+        )

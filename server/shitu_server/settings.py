@@ -1,0 +1,104 @@
+"""Every setting of the server, read once from SHITU_* variables and the command line. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shitu_server.errors import ConfigurationError
+
+_PREFIX: Final = "SHITU_"
+
+
+class Role(str, Enum):
+    """Which part of the server a process is."""
+
+    ALL = "all"
+    GATEWAY = "gateway"
+    GALLERY = "gallery"
+
+
+def _data_home() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "shitu"
+
+
+class Settings(BaseSettings):
+    """Frozen. Each field is the variable SHITU_<NAME IN CAPITALS>; most are options of `shitu serve` too."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address that the gateways listen on; 0.0.0.0 for all."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8200
+    """0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Gateway processes; they share the port."""
+    data_dir: Path = Field(default_factory=_data_home)
+    """Galleries and logs."""
+    model_repository: Path | None = None
+    """Folder of the models; the one that comes with shitu where unset."""
+    detector: str = "demo_det"
+    encoder: str = "demo_rec"
+    gallery_address: str = ""
+    """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
+    triton_address: str = ""
+    """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
+    model_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads of each model instance; 0 lets ONNX Runtime choose."""
+
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_image_pixels: Annotated[int, Field(ge=1024)] = 50_000_000
+    min_image_side_px: Annotated[int, Field(ge=1)] = 8
+    max_boxes: Annotated[int, Field(ge=1, le=1000)] = 100
+    max_top_k: Annotated[int, Field(ge=1, le=1000)] = 100
+    max_message_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
+    max_batch_entries: Annotated[int, Field(ge=1)] = 64
+    max_stream_in_flight: Annotated[int, Field(ge=1)] = 16
+    detector_queue_items: Annotated[int, Field(ge=1)] = 48
+    """Pictures in flight at the detector, of one gateway: about three times its max_batch."""
+    encoder_queue_items: Annotated[int, Field(ge=1)] = 96
+    """Crops in flight at the encoder, of one gateway."""
+    image_threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
+    drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """After SIGTERM, how long calls in flight may go on."""
+    start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """How long models may take to load."""
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables from which a child process reads these same settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {_PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def load_settings(overrides: Mapping[str, Any]) -> Settings:
+    """Read the environment; `overrides`, from the command line, win where they are not None.
+
+    Raises:
+        ConfigurationError: names every setting that is wrong, what was expected and what came.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{_PREFIX}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, got {fault['input']!r}"
+            for fault in error.errors()
+        )
+        raise ConfigurationError(f"settings are wrong: {faults}") from error
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return a copy of this process' environment, for a child."""
+    return dict(os.environ)
+
+
+def processor_count() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0))
