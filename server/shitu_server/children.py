@@ -113,6 +113,13 @@ class Child:
         if self.exit_code() is None:
             self._process.terminate()
 
+    def wait(self, timeout_s: float) -> int | None:
+        """Block until the process ends, and return its exit code; None where it still runs after `timeout_s`."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
     def kill_group(self) -> None:
         """SIGKILL whatever lives in the group, and wait until it is gone."""
         deadline = time.monotonic() + _GROUP_GONE_TIMEOUT_S

@@ -1,0 +1,71 @@
+"""Loads and unloads models of a Triton server through its HTTP interface. Blocking: call it from a thread."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Final
+
+_HOST: Final = "127.0.0.1"
+_MAX_REPLY_BYTES: Final = 1 << 20
+
+
+class TritonControlError(Exception):
+    """Triton refused, or did not answer; the message is Triton's own."""
+
+
+class TritonControl:
+    """Talks to one server on the loopback interface."""
+
+    def __init__(self, http_port: int) -> None:
+        self._port = http_port
+
+    def identity(self, timeout_s: float) -> str | None:
+        """Return the id that the server was started with; None while nothing answers."""
+        try:
+            status, body = self._call("GET", "/v2", timeout_s)
+            name = json.loads(body)["name"]
+        except (TritonControlError, ValueError, LookupError, TypeError):
+            return None
+        return str(name) if status == http.HTTPStatus.OK else ""
+
+    def load(self, model: str, timeout_s: float) -> None:
+        """Load a model and wait for its warm-up; does nothing where it is loaded.
+
+        Raises:
+            TritonControlError: with the reason that the backend gave.
+        """
+        self._repository_call(model, "load", timeout_s)
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Ask for a model to be unloaded; returns before it is.
+
+        Raises:
+            TritonControlError: Triton refused or did not answer.
+        """
+        self._repository_call(model, "unload", timeout_s)
+
+    def _repository_call(self, model: str, verb: str, timeout_s: float) -> None:
+        status, body = self._call("POST", f"/v2/repository/models/{model}/{verb}", timeout_s)
+        if status != http.HTTPStatus.OK:
+            raise TritonControlError(_reason(body))
+
+    def _call(self, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(_HOST, self._port, timeout=max(timeout_s, 0.01))
+        try:
+            connection.request(method, path, body=b"{}" if method == "POST" else None)
+            response = connection.getresponse()
+            return response.status, response.read(_MAX_REPLY_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise TritonControlError(f"no answer from Triton on port {self._port}: {error!r}") from error
+        finally:
+            connection.close()
+
+
+def _reason(body: bytes) -> str:
+    """Return the decisive line of a refusal, without the backend's stack."""
+    try:
+        text = str(json.loads(body)["error"])
+    except (ValueError, LookupError, TypeError):
+        text = body.decode(errors="replace")
+    return text.split("\n\nAt:", maxsplit=1)[0].strip()
