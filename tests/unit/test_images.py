@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shitu_models.specs import DEMO_REC
+from shitu_server.errors import InvalidImageError
+from shitu_server.images import ImageLimits, crops, decode, thumbnail
+
+LIMITS = ImageLimits()
+
+
+def picture(width: int = 40, height: int = 30) -> Image.Image:
+    """Left half red, right half blue."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[:, : width // 2] = (250, 10, 10)
+    pixels[:, width // 2 :] = (10, 10, 250)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_formats_decode_to_rgb(file_format):
+    decoded = decode(encoded(picture(), file_format), LIMITS)
+    assert decoded.shape == (30, 40, 3)
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded[15, 5].astype(int) - (250, 10, 10)).max() < 25
+    assert np.abs(decoded[15, 35].astype(int) - (10, 10, 250)).max() < 25
+
+
+@pytest.mark.parametrize(("orientation", "red_at"), [(1, (15, 5)), (3, (15, 35)), (6, (5, 15)), (8, (35, 15))])
+def test_exif_orientation_is_applied(orientation, red_at):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encoded(picture(), "JPEG", exif=exif), LIMITS)
+    row, column = red_at
+    assert decoded[row, column, 0] > 200
+    assert decoded[row, column, 2] < 60
+
+
+def test_cmyk_is_converted():
+    decoded = decode(encoded(picture().convert("CMYK"), "JPEG"), LIMITS)
+    assert decoded[15, 5, 0] > 200
+    assert decoded[15, 5, 2] < 60
+
+
+def test_sixteen_bits_are_scaled():
+    values = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    decoded = decode(encoded(Image.fromarray(values), "PNG"), LIMITS)
+    np.testing.assert_array_equal(decoded[..., 0], values >> 8)
+
+
+def test_transparency_is_laid_over_white():
+    image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    assert (decode(encoded(image, "PNG"), LIMITS) == 255).all()
+
+
+def test_what_the_file_is_called_does_not_matter_but_what_it_is_does():
+    with pytest.raises(InvalidImageError, match="JPEG, PNG, WebP or BMP"):
+        decode(encoded(picture(), "GIF"), LIMITS)
+
+
+def huge_header() -> bytes:
+    """A PNG that says 40,000 x 40,000 and holds no pixels."""
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def animation() -> bytes:
+    frames = [picture(), picture().rotate(90), picture().rotate(180)]
+    return encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+
+
+BAD = {
+    "empty": (b"", "0 bytes"),
+    "not an image": (b"hello, this is no picture at all" * 10, "expected a JPEG, PNG, WebP or BMP file"),
+    "truncated JPEG": (encoded(picture(200, 200), "JPEG")[:-300], "damaged or truncated"),
+    "truncated PNG": (encoded(Image.effect_noise((200, 200), 90), "PNG")[:-5000], "damaged or truncated"),
+    "header only": (encoded(picture(), "PNG")[:20], "broken header"),
+    "1x1": (encoded(picture(1, 1), "PNG"), "at least 8x8 pixels, got 1x1"),
+    "bomb": (huge_header(), "at most 50000000 pixels, got 40000x40000"),
+    "animated": (animation(), "animation of 3 frames"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_pictures_are_refused_clearly(name):
+    content, message = BAD[name]
+    with pytest.raises(InvalidImageError, match=message) as caught:
+        decode(content, LIMITS, "items[3].image")
+    assert caught.value.field == "items[3].image"
+
+
+def test_too_many_bytes_are_refused_before_decoding():
+    with pytest.raises(InvalidImageError, match="at most 100 bytes"):
+        decode(encoded(picture(), "BMP"), ImageLimits(max_bytes=100))
+
+
+def test_crops_cut_what_the_boxes_say():
+    pixels = np.asarray(picture())
+    cut = crops(pixels, np.array([[0, 0, 20, 30], [20, 0, 40, 30]], dtype=np.float32), DEMO_REC)
+    assert cut.shape == (2, DEMO_REC.input_size, DEMO_REC.input_size, 3)
+    assert (cut[0] == (250, 10, 10)).all()
+    assert (cut[1] == (10, 10, 250)).all()
+
+
+def test_a_box_narrower_than_a_pixel_still_makes_a_crop():
+    cut = crops(np.asarray(picture()), np.array([[39.9, 29.9, 39.95, 29.95]], dtype=np.float32), DEMO_REC)
+    assert (cut[0] == (10, 10, 250)).all()
+
+
+def test_thumbnails_are_jpeg_of_bounded_size():
+    content = thumbnail(np.asarray(picture(1000, 500)), side_px=256)
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.format, image.size) == ("JPEG", (256, 128))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shitu_client.pictures import Half, LabelFileError, labelled_pictures, picture_paths
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("cola/1.jpg", "cola/2.jpg", "cola/3.jpg", "fanta zero/1.png", "fanta zero/2.JPG"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_label_file_with_tabs_spaces_and_labels_of_several_words(folder: Path):
+    file = folder / "gallery.txt"
+    file.write_text("cola/1.jpg cola\n\nfanta zero/1.png\tFanta Zero\ncola/2.jpg Coca Cola\n")
+    found = labelled_pictures(file)
+    assert [(p.id, p.label) for p in found] == [
+        ("cola/1.jpg", "cola"),
+        ("fanta zero/1.png", "Fanta Zero"),
+        ("cola/2.jpg", "Coca Cola"),
+    ]
+
+
+def test_every_fault_of_a_label_file_is_named_with_its_line(folder: Path):
+    file = folder / "gallery.txt"
+    file.write_text("cola/1.jpg cola\ncola/9.jpg cola\nonlyapath\n")
+    with pytest.raises(LabelFileError) as caught:
+        labelled_pictures(file)
+    assert f"{file}:2: picture {folder / 'cola/9.jpg'} is missing" in str(caught.value)
+    assert f"{file}:3: expected `path<tab>label`" in str(caught.value)
+
+
+def test_paths_are_relative_to_the_root_that_is_given(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    file = tmp_path_factory.mktemp("lists") / "gallery.txt"
+    file.write_text("1.jpg\tcola\n")
+    assert labelled_pictures(file, root=folder / "cola")[0].path == folder / "cola" / "1.jpg"
+
+
+def test_a_folder_for_each_label(folder: Path):
+    found = labelled_pictures(folder)
+    assert [(p.id, p.label) for p in found] == [
+        ("cola/1.jpg", "cola"),
+        ("cola/2.jpg", "cola"),
+        ("cola/3.jpg", "cola"),
+        ("fanta zero/1.png", "fanta zero"),
+        ("fanta zero/2.JPG", "fanta zero"),
+    ]
+
+
+def test_halves_share_nothing_and_miss_nothing(folder: Path):
+    first = {p.id for p in labelled_pictures(folder, half=Half.FIRST)}
+    second = {p.id for p in labelled_pictures(folder, half=Half.SECOND)}
+    assert first == {"cola/1.jpg", "cola/3.jpg", "fanta zero/1.png"}
+    assert second == {"cola/2.jpg", "fanta zero/2.JPG"}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00broken", b"\n\n"])
+def test_files_that_are_no_label_files_are_refused(tmp_path: Path, content: bytes):
+    file = tmp_path / "gallery.txt"
+    file.write_bytes(content)
+    with pytest.raises(LabelFileError, match=str(file)):
+        labelled_pictures(file)
+
+
+def test_a_picture_beside_the_label_folders_is_refused(folder: Path):
+    (folder / "stray.jpg").write_bytes(b"x")
+    with pytest.raises(LabelFileError, match=r"stray\.jpg: expected a folder for each label"):
+        labelled_pictures(folder)
+
+
+def test_picture_paths_of_files_and_folders(folder: Path):
+    assert picture_paths([folder / "cola/1.jpg", folder / "fanta zero"]) == [
+        folder / "cola/1.jpg",
+        folder / "fanta zero/1.png",
+        folder / "fanta zero/2.JPG",
+    ]
+    with pytest.raises(LabelFileError, match="no such file or folder"):
+        picture_paths([folder / "nowhere"])
