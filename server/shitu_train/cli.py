@@ -25,6 +25,10 @@ def _parser() -> argparse.ArgumentParser:
     encoder.add_argument("--grocery", type=Path, help="folder of the Grocery Store photos; their even half is trained on")
     _add_training(encoder)
     encoder.set_defaults(run=_train_encoder)
+    detector = commands.add_parser("train-detector", help="train demo_det")
+    detector.add_argument("--grocery", type=Path, help="folder of the Grocery Store photos; their even half is trained on")
+    _add_training(detector)
+    detector.set_defaults(run=_train_detector)
     return parser
 
 
@@ -50,3 +54,10 @@ def _train_encoder(options: argparse.Namespace) -> None:
     from shitu_train.recipes import train_demo_encoder
 
     train_demo_encoder(options)
+
+
+def _train_detector(options: argparse.Namespace) -> None:
+    configure_cpu(options.threads)
+    from shitu_train.recipes import train_demo_detector
+
+    train_demo_detector(options)

@@ -9,9 +9,12 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
+from shitu_models.boxes import nms
+from shitu_models.specs import DEMO_DET as SPEC_DEMO_DET
 from shitu_train.architectures.clip_vit import ClipEncoder
-from shitu_train.datasets.drawn import CROP_MARGIN, CropSet
-from shitu_train.evaluation import recall_at_1
+from shitu_train.architectures.picodet import BoxDecoder, PicoDet
+from shitu_train.datasets.drawn import CROP_MARGIN, CropSet, SceneSet
+from shitu_train.evaluation import match, recall_at_1
 from shitu_train.training.encoder import normalise
 
 
@@ -53,3 +56,19 @@ def _embed(encoder: ClipEncoder, pictures: NDArray[np.uint8], batch: int = 64) -
         rows = [encoder(normalise(pictures[i : i + batch].astype(np.float32))).numpy() for i in range(0, len(pictures), batch)]
     embeddings = np.concatenate(rows)
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
+
+
+def detection_recall(detector: PicoDet, scenes: SceneSet, threshold: float = 0.5, batch: int = 20) -> tuple[float, float]:
+    """Recall and precision at IoU 0.5 of boxes that score at least `threshold`, on drawn scenes."""
+    detector.eval()
+    decode = BoxDecoder(detector.size.input_px)
+    objects = found = right = 0
+    for start in range(0, len(scenes.images), batch):
+        with paddle.no_grad():
+            decoded = decode(detector(normalise(scenes.images[start : start + batch].astype(np.float32))))
+        for row, (boxes, scores) in enumerate(zip(*(part.numpy() for part in decoded), strict=True)):
+            likely = scores >= threshold
+            kept = boxes[likely][nms(boxes[likely], scores[likely], SPEC_DEMO_DET.nms_iou)]
+            truth = scenes.boxes[start + row, : scenes.counts[start + row]]
+            objects, found, right = objects + len(truth), found + len(kept), right + len(match(kept, truth))
+    return right / max(objects, 1), right / max(found, 1)
