@@ -1,0 +1,42 @@
+"""Limits of a gallery process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GalleryLimits:
+    """Each is the greatest value that is taken."""
+
+    gallery_count: int = 1000
+    items_per_gallery: int = 2_000_000
+    """An item of 512 numbers takes about 2.5 KB of memory."""
+    items_per_call: int = 256
+    ids_per_call: int = 1000
+    queries_per_call: int = 64
+    id_characters: int = 256
+    label_characters: int = 256
+    fingerprint_characters: int = 256
+    metadata_bytes: int = 16 * 1024
+    """As UTF-8 JSON."""
+    thumbnail_bytes: int = 256 * 1024
+    dimension: int = 4096
+    top_k: int = 1000
+    page_size: int = 1000
+    read_queue_calls: int = 256
+    """Lists and single items that may wait."""
+    write_queue_calls: int = 256
+    write_queue_bytes: int = 256 * 1024 * 1024
+    search_queue_queries: int = 1024
+
+
+@dataclass(frozen=True)
+class BatchingOptions:
+    """How queries of several calls are searched together."""
+
+    delay_s: float = 0.001
+    """A query waits this long for others; one sgemm over 16 queries costs little more than one query alone."""
+    batch_queries: int = 64
+    thread_count: int = 1
+    """Threads of one search; the environment must name as many (`environment.search_environment`)."""
