@@ -1,8 +1,59 @@
-PROTOS := $(shell find protos/shitu -name '*.proto')
+# Everything lives in $(VENV), made from the lock files with the first fitting Python (3.10 to 3.12) on the PATH.
 VENV ?= .venv
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.10 python3,$(shell $(name) -c \
+	'import sys; v = sys.version_info[:2]; print("$(name)") if (3, 10) <= v <= (3, 12) else None' 2>/dev/null)))
 PY := $(VENV)/bin/python
+PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
-.PHONY: proto
-proto:  ## Regenerate protos/gen from protos/shitu
-	$(PY) -m grpc_tools.protoc -Iprotos -I$(COMMON_PROTOS) --python_out=protos/gen --pyi_out=protos/gen --grpc_python_out=protos/gen $(PROTOS)
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint proto configs lock clean
+
+help:  ## Show what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
+	$(VENV)/bin/shitu demo --out demo
+
+test: $(VENV)/.dev  ## Run the tests, save the slow ones
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev  ## Run the slow tests (minutes)
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.dev  ## Check style, types and layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+proto: $(VENV)/.dev  ## Generate protos/gen from protos/shitu
+	$(PY) -m grpc_tools.protoc -Iprotos -I$(COMMON_PROTOS) \
+		--python_out=protos/gen --pyi_out=protos/gen --grpc_python_out=protos/gen $(PROTOS)
+
+configs: $(VENV)/.dev  ## Render model_repository/*/config.pbtxt from the specifications
+	$(PY) -m shitu_models.triton_config
+
+lock:  ## Resolve the lock files anew (needs uv)
+	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
+		--extra server --extra train --extra dev -o requirements/dev.lock
+	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
+		--extra server -c requirements/dev.lock -o requirements/server.lock
+
+clean:  ## Remove what was made here
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "error: shitu needs Python 3.10, 3.11 or 3.12, and none is on the PATH; install one" \
+		"(for example: apt install python3.11 python3.11-venv) or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: requirements/server.lock pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/server.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ $(VENV)/.server

@@ -1,4 +1,4 @@
-"""`python -m shitu_server ROLE PARENT_PID`: a child of `shitu serve`; its settings are in the environment."""
+"""`python -m shitu_server ROLE`: a child of `shitu serve`; its settings are in the environment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import logging
 import sys
 
-from shitu_server.children import EXIT_CONFIGURATION, die_with_parent
 from shitu_server.errors import ConfigurationError
+from shitu_server.kept_process import EXIT_CONFIGURATION
 from shitu_server.roles import run_role
 from shitu_server.settings import Role, load_settings
 
@@ -16,9 +16,7 @@ def main() -> None:
     """Run one role until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m shitu_server", description=__doc__)
     parser.add_argument("role", type=Role, choices=[Role.GATEWAY, Role.GALLERY])
-    parser.add_argument("parent_pid", type=int)
     arguments = parser.parse_args()
-    die_with_parent(arguments.parent_pid)
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {arguments.role.value} %(levelname)s %(message)s")
     try:
         run_role(arguments.role, load_settings({}))

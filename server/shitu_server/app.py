@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
 
-from shitu_models.repository import model_repository
-from shitu_models.specs import Task, spec_of
+from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
+from shitu_models.fingerprint import fingerprint
+from shitu_models.repository import RepositoryError, check_models, find_repository, weights_path
+from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
@@ -24,7 +26,7 @@ from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems
 from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
 from shitu_server.settings import Settings, processor_count
-from shitu_server.triton import TritonDetector, TritonEncoder, TritonEndpoint
+from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,11 @@ _KEEPALIVE_MIN_INTERVAL_MS: Final = 5000
 class Gateway:
     """One gateway process: a stateless gRPC server over Triton and the gallery process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, specs: tuple[ModelSpec, ModelSpec]) -> None:
         self._settings = settings
+        self._specs = specs
         self._workers = ImageWorkers(settings.image_threads or processor_count())
-        self._endpoint = TritonEndpoint(settings.triton_address)
+        self._triton = TritonConnection(settings.triton_address)
         self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._server_options())
@@ -81,19 +84,31 @@ class Gateway:
 
     def _pipeline(self) -> Pipeline:
         settings = self._settings
-        repository = model_repository(settings.model_repository)
-        det = spec_of(settings.detector, Task.DETECTOR)
-        rec = spec_of(settings.encoder, Task.ENCODER)
-        detector = TritonDetector(self._endpoint, det)
-        encoder = TritonEncoder(self._endpoint, rec, repository.fingerprint(rec))
+        detector, encoder = self._specs
         return Pipeline(
-            ServedDetector(detector, det, Admission(det.name, settings.detector_queue_items)),
-            ServedEncoder(encoder, rec, Admission(rec.name, settings.encoder_queue_items)),
+            ServedDetector(
+                TritonDetector(self._triton, detector),
+                detector,
+                Admission(detector.name, settings.detector_queue_items),
+            ),
+            ServedEncoder(
+                TritonEncoder(self._triton, encoder, self._fingerprint(encoder)),
+                encoder,
+                Admission(encoder.name, settings.encoder_queue_items),
+            ),
             self._gallery,
             self._workers,
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
+
+    def _fingerprint(self, encoder: ModelSpec) -> str:
+        try:
+            repository = find_repository(self._settings.model_repository)
+            check_models(repository, (encoder,))
+            return fingerprint(encoder, weights_path(repository, encoder))
+        except (RepositoryError, OSError) as error:
+            raise ConfigurationError(str(error)) from error
 
     async def _listen(self) -> None:
         address = f"{self._settings.host}:{self._settings.port}"
@@ -113,16 +128,15 @@ class Gateway:
 
     async def _is_ready(self) -> bool:
         try:
-            await self._gallery.check()
-            await self._endpoint.check((self._settings.detector, self._settings.encoder))
+            await self._gallery.list_galleries(1, "", deadline_s=time.monotonic() + _HEALTH_INTERVAL_S)
         except ShituError as error:
             _log.info("not ready: %s", error.message)
             return False
-        return True
+        return await self._triton.ready([spec.name for spec in self._specs])
 
     async def _close(self) -> None:
         await self._gallery.close()
-        await self._endpoint.close()
+        await self._triton.close()
         self._workers.close()
 
     def _server_options(self) -> list[tuple[str, int]]:

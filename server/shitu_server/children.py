@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -75,8 +76,8 @@ class Command:
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
-    log_path: Path
-    """stdout and stderr are appended to it."""
+    log_path: Path | None = None
+    """stdout and stderr are appended to it; they are this process' own where None."""
 
 
 class Child:
@@ -86,16 +87,14 @@ class Child:
     """
 
     def __init__(self, command: Command, run: Run) -> None:
-        environment = {**command.environment, RUN_ID_VARIABLE: run.id}
-        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
-        command.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with command.log_path.open("ab") as log:
+        arguments = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command.arguments]
+        with _log_of(command) as log:
             self._process = subprocess.Popen(
-                [*launcher, *command.arguments],
-                env=environment,
+                arguments,
+                env={**command.environment, RUN_ID_VARIABLE: run.id},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log and subprocess.STDOUT,
                 start_new_session=True,
             )
 
@@ -126,6 +125,13 @@ class Child:
         while _signal_group(self.pid, signal.SIGKILL) and time.monotonic() < deadline:
             self._process.poll()  # a leader that is not reaped keeps the group alive
             time.sleep(_POLL_S)
+
+
+def _log_of(command: Command) -> AbstractContextManager[IO[bytes] | None]:
+    if command.log_path is None:
+        return nullcontext()
+    command.log_path.parent.mkdir(parents=True, exist_ok=True)
+    return command.log_path.open("ab")
 
 
 def sweep(directory: Path) -> None:

@@ -22,15 +22,21 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     *,
-    role: Annotated[Role, typer.Option(help="all: everything on this host; gateway, gallery: one part, as in a pod.")] = Role.ALL,
+    role: Annotated[
+        Role, typer.Option(help="all: everything on this host; gateway, gallery: one part, as in a pod.")
+    ] = Role.ALL,
     host: Annotated[Optional[str], typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
-    port: Annotated[Optional[int], typer.Option(help="Port of the gateways; 8200 by default, 0 for a free one.")] = None,
+    port: Annotated[
+        Optional[int], typer.Option(help="Port of the gateways; 8200 by default, 0 for a free one.")
+    ] = None,
     workers: Annotated[Optional[int], typer.Option(help="Gateway processes on the port.")] = None,
     data_dir: Annotated[Optional[Path], typer.Option(help="Where the galleries are kept.")] = None,
     model_repository: Annotated[Optional[Path], typer.Option(help="Folder of the models.")] = None,
     detector: Annotated[Optional[str], typer.Option(help="Model that finds the objects.")] = None,
     encoder: Annotated[Optional[str], typer.Option(help="Model that makes the vectors.")] = None,
-    gallery_address: Annotated[Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")] = None,
+    gallery_address: Annotated[
+        Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")
+    ] = None,
     triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
 ) -> None:

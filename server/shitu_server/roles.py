@@ -6,6 +6,7 @@ import asyncio
 
 from rich.console import Console
 
+from shitu_models.specs import ModelSpec, Task, spec_of
 from shitu_server.errors import ConfigurationError
 from shitu_server.settings import Role, Settings
 
@@ -27,7 +28,10 @@ def run_role(role: Role, settings: Settings) -> None:
 def _run_all(settings: Settings) -> None:
     from shitu_server.topology import Topology  # noqa: PLC0415
 
-    Topology(settings, Console(stderr=True)).run()
+    async def serve() -> None:
+        await Topology(settings, model_specs(settings), Console(stderr=True)).run()
+
+    asyncio.run(serve())
 
 
 def _run_gateway(settings: Settings) -> None:
@@ -35,10 +39,12 @@ def _run_gateway(settings: Settings) -> None:
 
     for name, value in (("gallery_address", settings.gallery_address), ("triton_address", settings.triton_address)):
         if not value:
-            raise ConfigurationError(f"{name}: a gateway needs it; set SHITU_{name.upper()} or --{name.replace('_', '-')}")
+            raise ConfigurationError(
+                f"{name}: a gateway needs it; set SHITU_{name.upper()} or --{name.replace('_', '-')}"
+            )
 
     async def serve() -> None:
-        await Gateway(settings).serve()
+        await Gateway(settings, model_specs(settings)).serve()
 
     asyncio.run(serve())
 
@@ -47,5 +53,19 @@ def _run_gallery(settings: Settings) -> None:
     from shitu_server.gallery.process import serve_gallery  # noqa: PLC0415
 
     if not settings.gallery_address:
-        raise ConfigurationError("gallery_address: a gallery process needs it, e.g. unix:/run/shitu/gallery.sock or 0.0.0.0:8201")
+        raise ConfigurationError(
+            "gallery_address: a gallery process needs it, e.g. unix:/run/shitu/gallery.sock or 0.0.0.0:8201"
+        )
     asyncio.run(serve_gallery(settings.gallery_address, settings.data_dir))
+
+
+def model_specs(settings: Settings) -> tuple[ModelSpec, ModelSpec]:
+    """Return the specifications of the detector and the encoder that the settings name.
+
+    Raises:
+        ConfigurationError: there is no such model; the message lists those that there are.
+    """
+    try:
+        return spec_of(settings.detector, Task.DETECTOR), spec_of(settings.encoder, Task.ENCODER)
+    except LookupError as error:
+        raise ConfigurationError(str(error)) from error

@@ -25,8 +25,11 @@ class Role(str, Enum):
 
 
 def _data_home() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "shitu"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shitu"
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shitu"
 
 
 class Settings(BaseSettings):
@@ -42,6 +45,8 @@ class Settings(BaseSettings):
     """Gateway processes; they share the port."""
     data_dir: Path = Field(default_factory=_data_home)
     """Galleries and logs."""
+    cache_dir: Path = Field(default_factory=_cache_home)
+    """The assembled Triton and the records of runs; may be deleted while nothing runs."""
     model_repository: Path | None = None
     """Folder of the models; the one that comes with shitu where unset."""
     detector: str = "demo_det"
@@ -50,8 +55,6 @@ class Settings(BaseSettings):
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
-    model_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads of each model instance; 0 lets ONNX Runtime choose."""
 
     max_image_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     max_image_pixels: Annotated[int, Field(ge=1024)] = 50_000_000

@@ -2,111 +2,124 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from rich.console import Console
 
-from shitu_server.children import Child
-from shitu_server.errors import ConfigurationError, ShituError
+from shitu_models.repository import RepositoryError, check_models, find_repository
+from shitu_models.specs import ModelSpec
+from shitu_server.children import Command, Run
+from shitu_server.errors import ConfigurationError
+from shitu_server.kept_process import KeptProcess
 from shitu_server.readiness import is_serving
 from shitu_server.settings import Role, Settings, inherited_environment
-from shitu_server.supervisor import EmbeddedTriton
+from shitu_server.supervisor import EmbeddedTriton, TritonOptions
 
 _log = logging.getLogger(__name__)
 
-_TEND_INTERVAL_S: Final = 0.2
+_TEND_INTERVAL_S: Final = 0.1
 _KILL_AFTER_S: Final = 5.0
 
 
 class Topology:
-    """All parts on one host. Children are started from the main thread, since their parent-death signal follows it."""
+    """All parts on one host. Lives on the event loop of the main thread: the kernel ties the children's lives to it."""
 
-    def __init__(self, settings: Settings, triton: EmbeddedTriton | None, console: Console) -> None:
+    def __init__(self, settings: Settings, specs: tuple[ModelSpec, ...], console: Console) -> None:
         self._settings = settings
-        self._triton = triton
+        self._specs = specs
         self._console = console
-        self._stopping = threading.Event()
-        self._run_dir = Path(tempfile.mkdtemp(prefix="shitu-"))
-        self._gateways: list[Child] = []
-        self._galleries: list[Child] = []
+        self._stopping = asyncio.Event()
+        self._triton: EmbeddedTriton | None = None
+        self._processes: list[KeptProcess] = []
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
             ConfigurationError: port in use, models missing or broken, data directory in use: nothing is left running.
         """
-        with reserved_port(self._settings.host, self._settings.port) as port:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        with reserved_port(self._settings.host, self._settings.port) as port, _run_directory() as directory:
+            run = Run.begin(self._settings.cache_dir / "runs")
             try:
-                self._start(port)
-                self._tend(port)
+                await self._start(run, self._settings.model_copy(update={"port": port}), directory)
+                await self._tend(port)
             finally:
-                self._stop()
+                await self._stop()
+                run.close()
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        _log.info("signal %s: stopping", number)
-        self._stopping.set()
-
-    def _start(self, port: int) -> None:
-        settings = self._settings.model_copy(update={"port": port})
+    async def _start(self, run: Run, settings: Settings, directory: Path) -> None:
         if not settings.gallery_address:
-            settings = settings.model_copy(update={"gallery_address": f"unix:{self._run_dir}/gallery.sock"})
-            self._galleries = [self._child("gallery", Role.GALLERY, settings)]
-            self._galleries[0].start()
-        if self._triton is not None:
+            settings = settings.model_copy(update={"gallery_address": f"unix:{directory}/gallery.sock"})
+            self._keep("gallery", Role.GALLERY, settings, run)
+        if not settings.triton_address:
+            self._triton = EmbeddedTriton(self._triton_options())
             with self._console.status("starting Triton and loading the models"):
-                self._triton.start()
+                await self._triton.start()
             settings = settings.model_copy(update={"triton_address": self._triton.grpc_address})
-        self._gateways = [self._child(f"gateway {n}", Role.GATEWAY, settings) for n in range(settings.workers)]
-        for gateway in self._gateways:
-            gateway.start()
+        for number in range(settings.workers):
+            self._keep(f"gateway {number}", Role.GATEWAY, settings, run)
 
-    def _child(self, name: str, role: Role, settings: Settings) -> Child:
-        argv = [sys.executable, "-m", "shitu_server", role.value, str(os.getpid())]
+    def _keep(self, name: str, role: Role, settings: Settings, run: Run) -> None:
         environment = {**inherited_environment(), **settings.as_environment()}
-        return Child(name, argv, environment)
+        command = Command([sys.executable, "-m", "shitu_server", role.value], environment)
+        self._processes.append(KeptProcess(name, command, run))
+        self._processes[-1].start()
 
-    def _tend(self, port: int) -> None:
+    def _triton_options(self) -> TritonOptions:
+        settings = self._settings
+        try:
+            repository = find_repository(settings.model_repository)
+            check_models(repository, self._specs)
+        except RepositoryError as error:
+            raise ConfigurationError(str(error)) from error
+        return TritonOptions(
+            repository=repository,
+            models=tuple(spec.name for spec in self._specs),
+            cache_dir=settings.cache_dir,
+            log_path=settings.data_dir / "logs" / "triton.log",
+            start_timeout_s=settings.start_timeout_s,
+        )
+
+    async def _tend(self, port: int) -> None:
         announced = False
-        while not self._stopping.wait(_TEND_INTERVAL_S):
-            for child in (*self._galleries, *self._gateways):
-                child.tend()
-            if self._triton is not None:
-                self._triton.tend()
-            if not announced and is_serving(self._settings.host, port):
+        while not self._stopping.is_set():
+            for process in self._processes:
+                process.tend()
+            if not announced and await asyncio.to_thread(is_serving, self._settings.host, port):
                 announced = True
                 self._announce(port)
+            await asyncio.sleep(_TEND_INTERVAL_S)
 
     def _announce(self, port: int) -> None:
         settings = self._settings
+        models = ", ".join(spec.name for spec in self._specs)
         self._console.print(
-            f"[bold green]serving[/] on {settings.host}:{port}  detector {settings.detector}, encoder {settings.encoder}, "
-            f"{settings.workers} gateway(s), galleries in {settings.data_dir}"
+            f"[bold green]serving[/] on {settings.host}:{port}: {models}; {settings.workers} gateway(s); "
+            f"galleries in {settings.data_dir}; Ctrl-C stops",
+            highlight=False,
+            soft_wrap=True,
         )
 
-    def _stop(self) -> None:
+    async def _stop(self) -> None:
         grace_s = self._settings.drain_timeout_s + _KILL_AFTER_S
-        for group in (self._gateways, self._galleries):
-            for child in group:
-                child.terminate()
-            for child in group:
-                child.wait(grace_s)
-        _quietly(self._triton.stop if self._triton is not None else None)
-        shutil.rmtree(self._run_dir, ignore_errors=True)
+        # Gateways first: what they have in flight still needs the gallery and Triton.
+        for process in reversed(self._processes):
+            process.terminate()
+            await asyncio.to_thread(process.wait, grace_s)
+        if self._triton is not None:
+            await self._triton.stop()
 
 
 @contextmanager
@@ -136,9 +149,11 @@ def _refuse_used(family: socket.AddressFamily, host: str, port: int) -> None:
         probe.bind((host, port))
 
 
-def _quietly(action: Callable[[], None] | None) -> None:
+@contextmanager
+def _run_directory() -> Iterator[Path]:
+    # Short, since a socket's path has at most 107 bytes.
+    path = Path(tempfile.mkdtemp(prefix="shitu-"))
     try:
-        if action is not None:
-            action()
-    except ShituError:
-        _log.exception("stopping Triton failed")
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
