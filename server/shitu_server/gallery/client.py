@@ -1,0 +1,162 @@
+"""The gallery process behind its socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+from google.protobuf import message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shitu.v1 import gallery_pb2 as pb
+from shitu.v1 import gallery_pb2_grpc
+from shitu_server.errors import DeadlineExceededError, UnavailableError
+from shitu_server.types import (
+    AddResult,
+    GalleryInfo,
+    Item,
+    NewItem,
+    Page,
+    RemoveResult,
+    SearchResult,
+    Vectors,
+)
+from shitu_server.wire.galleries import (
+    gallery_of,
+    item_of,
+    new_item_message,
+    replaced_of,
+    search_request,
+    search_result_of,
+    state_of,
+)
+from shitu_server.wire.statuses import from_rpc_error
+
+PEER: Final = "the gallery process"
+READ_TIMEOUT_S: Final = 10.0
+"""Where the caller set no deadline."""
+WRITE_TIMEOUT_S: Final = 60.0
+CHECK_TIMEOUT_S: Final = 1.0
+DEFAULT_MESSAGE_BYTES: Final = 128 * 1024 * 1024
+"""A full call of AddItems: 256 items with thumbnails of 256 KiB, metadata and vectors of 16 KiB, and room."""
+
+_CHANNEL_OPTIONS: Final = (
+    # The gallery process is back within a second after a crash; gRPC would wait up to two minutes before it looks again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A write whose reply was lost is the caller's to repeat.
+    ("grpc.enable_retries", 0),
+    # Clients do not share a connection, and hence not its backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class GalleryClient:
+    """Implements `types.Gallery` over gRPC. A call while the process is down fails at once with UnavailableError."""
+
+    def __init__(self, address: str, *, max_message_bytes: int = DEFAULT_MESSAGE_BYTES) -> None:
+        """Connect at the first call, in the event loop that then runs.
+
+        Args:
+            address: "unix:/path" or "host:port".
+            max_message_bytes: of a request and of a reply.
+        """
+        sizes = (
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+        )
+        self._channel = grpc.aio.insecure_channel(address, options=(*_CHANNEL_OPTIONS, *sizes))
+        self._stub = gallery_pb2_grpc.GalleryServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        await self._channel.close(None)
+
+    async def check(self) -> None:
+        """Raise UnavailableError or DeadlineExceededError unless the process is serving."""
+        deadline_s = time.monotonic() + CHECK_TIMEOUT_S
+        reply = await _call(self._health.Check, health_pb2.HealthCheckRequest(), deadline_s, CHECK_TIMEOUT_S)
+        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+            raise UnavailableError(f"{PEER} is starting or stopping")
+
+    async def create(
+        self, name: str, encoder_fingerprint: str, dimension: int, *, deadline_s: float | None = None
+    ) -> GalleryInfo:
+        """See `types.Gallery`."""
+        request = pb.CreateGalleryRequest(name=name, encoder_fingerprint=encoder_fingerprint, dimension=dimension)
+        reply = await _call(self._stub.CreateGallery, request, deadline_s, WRITE_TIMEOUT_S)
+        return gallery_of(reply.gallery)
+
+    async def get(self, name: str, *, deadline_s: float | None = None) -> GalleryInfo:
+        """See `types.Gallery`."""
+        reply = await _call(self._stub.GetGallery, pb.GetGalleryRequest(name=name), deadline_s, READ_TIMEOUT_S)
+        return gallery_of(reply.gallery)
+
+    async def list_galleries(
+        self, page_size: int, page_token: str, *, deadline_s: float | None = None
+    ) -> Page[GalleryInfo]:
+        """See `types.Gallery`."""
+        request = pb.ListGalleriesRequest(page_size=page_size, page_token=page_token)
+        reply = await _call(self._stub.ListGalleries, request, deadline_s, READ_TIMEOUT_S)
+        return Page(tuple(gallery_of(gallery) for gallery in reply.galleries), reply.next_page_token)
+
+    async def delete(self, name: str, *, deadline_s: float | None = None) -> None:
+        """See `types.Gallery`."""
+        await _call(self._stub.DeleteGallery, pb.DeleteGalleryRequest(name=name), deadline_s, WRITE_TIMEOUT_S)
+
+    async def add(
+        self, name: str, items: Sequence[NewItem], encoder_fingerprint: str, *, deadline_s: float | None = None
+    ) -> AddResult:
+        """See `types.Gallery`."""
+        messages = [new_item_message(item) for item in items]
+        request = pb.AddItemsRequest(gallery=name, items=messages, encoder_fingerprint=encoder_fingerprint)
+        reply = await _call(self._stub.AddItems, request, deadline_s, WRITE_TIMEOUT_S)
+        return AddResult(replaced_of(reply.results), state_of(reply.state))
+
+    async def remove(self, name: str, ids: Sequence[str], *, deadline_s: float | None = None) -> RemoveResult:
+        """See `types.Gallery`."""
+        request = pb.RemoveItemsRequest(gallery=name, ids=ids)
+        reply = await _call(self._stub.RemoveItems, request, deadline_s, WRITE_TIMEOUT_S)
+        return RemoveResult(tuple(reply.removed_ids), state_of(reply.state))
+
+    async def list_items(
+        self, name: str, page_size: int, page_token: str, label: str = "", *, deadline_s: float | None = None
+    ) -> Page[Item]:
+        """See `types.Gallery`."""
+        request = pb.ListItemsRequest(gallery=name, page_size=page_size, page_token=page_token, label=label)
+        reply = await _call(self._stub.ListItems, request, deadline_s, READ_TIMEOUT_S)
+        return Page(tuple(item_of(item) for item in reply.items), reply.next_page_token)
+
+    async def get_item(self, name: str, item_id: str, *, deadline_s: float | None = None) -> Item:
+        """See `types.Gallery`."""
+        reply = await _call(self._stub.GetItem, pb.GetItemRequest(gallery=name, id=item_id), deadline_s, READ_TIMEOUT_S)
+        return item_of(reply.item)
+
+    async def search(
+        self,
+        name: str,
+        queries: Vectors,
+        encoder_fingerprint: str,
+        *,
+        top_k: int,
+        min_score: float = -1.0,
+        deadline_s: float | None = None,
+    ) -> SearchResult:
+        """See `types.Gallery`."""
+        request = search_request(name, queries, encoder_fingerprint, top_k, min_score)
+        reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
+        return search_result_of(reply)
+
+
+async def _call(method: Callable[..., Any], request: message.Message, deadline_s: float | None, most_s: float) -> Any:
+    timeout_s = most_s if deadline_s is None else deadline_s - time.monotonic()
+    if timeout_s <= 0:
+        raise DeadlineExceededError(f"the deadline passed before {PEER} was called")
+    try:
+        return await method(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, PEER) from error

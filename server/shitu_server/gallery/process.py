@@ -1,0 +1,131 @@
+"""The gallery process: `types.Gallery` of this process behind a socket. Its own composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shitu.v1 import gallery_pb2, gallery_pb2_grpc
+from shitu_server.errors import ConfigurationError
+from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
+from shitu_server.gallery.embedded import EmbeddedGallery
+from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.rpc.galleries import GalleryServicer, VectorItems
+from shitu_server.rpc.interceptors import ErrorInterceptor
+
+_log = logging.getLogger(__name__)
+
+SERVICE: Final = gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name
+DRAIN_TIMEOUT_S: Final = 10.0
+UNIX: Final = "unix:"
+SOCKET_PATH_BYTES: Final = 107
+"""sockaddr_un of Linux."""
+
+
+async def serve_gallery(
+    address: str,
+    data_dir: Path,
+    limits: GalleryLimits | None = None,
+    batching: BatchingOptions | None = None,
+    *,
+    max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then refuse new calls, finish those in flight and close the database.
+
+    The variables of `environment.search_environment` must be in the environment before this process starts.
+
+    Args:
+        address: "unix:/path", where a socket that nobody listens on is replaced, or "host:port".
+        data_dir: where the galleries are; made where it is missing.
+        limits: of what is stored and of what waits.
+        batching: of searches.
+        max_message_bytes: of a request and of a reply.
+        drain_timeout_s: calls that are in flight longer are cancelled.
+
+    Raises:
+        ConfigurationError: the address or the directory is in use, or the database is broken or newer.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _claim_socket(address)
+    limits = limits or GalleryLimits()
+    gallery = await EmbeddedGallery.open(data_dir, limits, batching)
+    try:
+        async with _listening(
+            address, GalleryServicer(gallery, VectorItems(), limits), max_message_bytes, drain_timeout_s
+        ):
+            _log.info("galleries of %s on %s", data_dir, address)
+            await stop.wait()
+            _log.info("draining")
+    finally:
+        await gallery.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    address: str, servicer: GalleryServicer, max_message_bytes: int, drain_timeout_s: float
+) -> AsyncIterator[None]:
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        options=(
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a second process on the port must fail, not share it
+        ),
+    )
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
+    gallery_pb2_grpc.add_GalleryServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    _bind(server, address)
+    await server.start()
+    await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    await health_servicer.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(drain_timeout_s)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> None:
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address}; it is in use or not ours, choose another gallery address"
+        ) from error
+    if address.startswith(UNIX):
+        Path(address.removeprefix(UNIX)).chmod(0o600)  # whoever can connect can write
+
+
+def _claim_socket(address: str) -> None:
+    """Make sure that nobody listens on a Unix socket: gRPC would take it away from another process without a word."""
+    if not address.startswith(UNIX):
+        return
+    path = Path(address.removeprefix(UNIX))
+    if not path.is_absolute() or len(str(path).encode()) > SOCKET_PATH_BYTES:
+        raise ConfigurationError(
+            f"the gallery address {address} must be unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return  # no socket, or one that a process left behind: gRPC replaces it
+    except OSError as error:
+        raise ConfigurationError(f"the gallery address {address} cannot be used: {error.strerror}") from error
+    raise ConfigurationError(f"another process listens on {address}; stop it, or choose another gallery address")

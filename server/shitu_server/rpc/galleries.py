@@ -1,0 +1,273 @@
+"""GalleryService over `types.Gallery`: the same servicer in the gateways and in the gallery process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, Union
+
+import numpy as np
+
+from shitu.v1 import gallery_pb2 as pb
+from shitu.v1 import gallery_pb2_grpc
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
+from shitu_server.gallery.checks import check_encoder, check_range, check_unique, checked_item
+from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.rpc.interceptors import Context, deadline_of
+from shitu_server.types import AddResult, Gallery, GalleryInfo, NewItem, Vectors
+from shitu_server.wire.galleries import (
+    gallery_message,
+    item_message,
+    metadata_of,
+    search_response,
+    state_message,
+    vector_of,
+)
+from shitu_server.wire.statuses import to_status
+
+DEFAULT_PAGE_SIZE: Final = 100
+DEFAULT_TOP_K: Final = 5
+
+MaybeItem = Union[NewItem, ShituError]
+
+
+@dataclass(frozen=True)
+class EncoderIdentity:
+    """Whose vectors a gallery holds."""
+
+    fingerprint: str
+    dimension: int
+
+
+@dataclass(frozen=True)
+class PreparedItems:
+    """Items of a request with their vectors, in its order; an error where an item cannot be had."""
+
+    items: Sequence[MaybeItem]
+    encoder_fingerprint: str
+    """Of the encoder that made the vectors."""
+
+
+@dataclass(frozen=True)
+class PreparedQueries:
+    """float32 [n, dimension], in the order of the request, and whose vectors these are."""
+
+    vectors: Vectors
+    encoder_fingerprint: str
+
+
+class ItemSource(Protocol):
+    """Turns what a client sends, pictures or vectors, into vectors."""
+
+    @property
+    def default_encoder(self) -> EncoderIdentity | None:
+        """The encoder that a new gallery is bound to where the client names none; None where this process runs none."""
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether a bad item fails the whole call, and not itself alone."""
+
+    async def new_items(
+        self, messages: Sequence[pb.NewItem], encoder_fingerprint: str, gallery: GalleryInfo, deadline_s: float | None
+    ) -> PreparedItems:
+        """Return the items; raise ShituError only for what concerns all of them.
+
+        Args:
+            messages: of the request.
+            encoder_fingerprint: that the request names, or empty.
+            gallery: where the items will go.
+            deadline_s: time of `time.monotonic()`.
+        """
+
+    async def query_vectors(
+        self, queries: Sequence[pb.Query], encoder_fingerprint: str, deadline_s: float | None
+    ) -> PreparedQueries:
+        """Return a vector for each query; raise ShituError where one cannot be had."""
+
+
+class VectorItems:
+    """For the gallery process: vectors only, and all items or none, as `types.Gallery.add` promises."""
+
+    default_encoder: None = None
+
+    def __init__(self, *, all_or_nothing: bool = True) -> None:
+        self.all_or_nothing = all_or_nothing
+
+    async def new_items(
+        self,
+        messages: Sequence[pb.NewItem],
+        encoder_fingerprint: str,
+        gallery: GalleryInfo,  # noqa: ARG002  # the servicer checks
+        deadline_s: float | None,  # noqa: ARG002  # nothing waits
+    ) -> PreparedItems:
+        """See `ItemSource`. A picture beside a vector becomes the thumbnail as it is."""
+        _check_fingerprint(encoder_fingerprint)
+        return PreparedItems([vector_item(m, f"items[{i}]") for i, m in enumerate(messages)], encoder_fingerprint)
+
+    async def query_vectors(
+        self,
+        queries: Sequence[pb.Query],
+        encoder_fingerprint: str,
+        deadline_s: float | None,  # noqa: ARG002  # nothing waits
+    ) -> PreparedQueries:
+        """See `ItemSource`."""
+        _check_fingerprint(encoder_fingerprint)
+        rows = []
+        for i, query in enumerate(queries):
+            if query.WhichOneof("source") != "vector":
+                raise InvalidArgumentError(f"queries[{i}]", _VECTORS_ONLY)
+            rows.append(vector_of(query.vector, f"queries[{i}].vector"))
+            if len(rows[i]) != len(rows[0]):
+                raise EncoderMismatchError(
+                    f"queries[{i}].vector has {len(rows[i])} numbers, queries[0].vector {len(rows[0])}; "
+                    "vectors of one call must be of one encoder"
+                )
+        return PreparedQueries(np.stack(rows), encoder_fingerprint)
+
+
+class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
+    """Each method converts, calls the gallery and converts back; errors are the interceptor's."""
+
+    def __init__(self, gallery: Gallery, source: ItemSource, limits: GalleryLimits | None = None) -> None:
+        self._gallery = gallery
+        self._source = source
+        self._limits = limits or GalleryLimits()
+
+    async def CreateGallery(self, request: pb.CreateGalleryRequest, context: Context) -> pb.CreateGalleryResponse:  # noqa: N802
+        """Make an empty gallery, bound to the named encoder or to the one that runs here."""
+        encoder = self._encoder_of(request)
+        info = await self._gallery.create(
+            request.name, encoder.fingerprint, encoder.dimension, deadline_s=deadline_of(context)
+        )
+        return pb.CreateGalleryResponse(gallery=gallery_message(info))
+
+    async def GetGallery(self, request: pb.GetGalleryRequest, context: Context) -> pb.GetGalleryResponse:  # noqa: N802
+        """Describe a gallery."""
+        info = await self._gallery.get(request.name, deadline_s=deadline_of(context))
+        return pb.GetGalleryResponse(gallery=gallery_message(info))
+
+    async def ListGalleries(self, request: pb.ListGalleriesRequest, context: Context) -> pb.ListGalleriesResponse:  # noqa: N802
+        """List galleries by name."""
+        page = await self._gallery.list_galleries(
+            request.page_size or DEFAULT_PAGE_SIZE, request.page_token, deadline_s=deadline_of(context)
+        )
+        galleries = [gallery_message(info) for info in page.entries]
+        return pb.ListGalleriesResponse(galleries=galleries, next_page_token=page.next_token)
+
+    async def DeleteGallery(self, request: pb.DeleteGalleryRequest, context: Context) -> pb.DeleteGalleryResponse:  # noqa: N802
+        """Delete a gallery with its items."""
+        await self._gallery.delete(request.name, deadline_s=deadline_of(context))
+        return pb.DeleteGalleryResponse()
+
+    async def AddItems(self, request: pb.AddItemsRequest, context: Context) -> pb.AddItemsResponse:  # noqa: N802
+        """Store the good items together; each bad one fails alone, unless the source wants all or nothing."""
+        deadline_s = deadline_of(context)
+        check_range("items", len(request.items), self._limits.items_per_call, " items")
+        info = await self._gallery.get(request.gallery, deadline_s=deadline_s)
+        prepared = await self._source.new_items(request.items, request.encoder_fingerprint, info, deadline_s)
+        check_encoder(info.name, info.encoder_fingerprint, prepared.encoder_fingerprint)
+        items = self._checked(prepared.items, info.dimension)
+        bad = next((item for item in items if isinstance(item, ShituError)), None)
+        if bad is not None and self._source.all_or_nothing:
+            raise bad
+        good = [item for item in items if isinstance(item, NewItem)]
+        added = AddResult((), info.state)
+        if good:
+            added = await self._gallery.add(info.name, good, prepared.encoder_fingerprint, deadline_s=deadline_s)
+        return _add_response([message.id for message in request.items], items, added)
+
+    async def RemoveItems(self, request: pb.RemoveItemsRequest, context: Context) -> pb.RemoveItemsResponse:  # noqa: N802
+        """Remove those items that are there."""
+        removed = await self._gallery.remove(request.gallery, request.ids, deadline_s=deadline_of(context))
+        return pb.RemoveItemsResponse(removed_ids=removed.removed_ids, state=state_message(removed.state))
+
+    async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:  # noqa: N802
+        """List items, oldest first."""
+        page = await self._gallery.list_items(
+            request.gallery,
+            request.page_size or DEFAULT_PAGE_SIZE,
+            request.page_token,
+            request.label,
+            deadline_s=deadline_of(context),
+        )
+        items = [item_message(item) for item in page.entries]
+        return pb.ListItemsResponse(items=items, next_page_token=page.next_token)
+
+    async def GetItem(self, request: pb.GetItemRequest, context: Context) -> pb.GetItemResponse:  # noqa: N802
+        """Return an item with its vector and thumbnail."""
+        item = await self._gallery.get_item(request.gallery, request.id, deadline_s=deadline_of(context))
+        return pb.GetItemResponse(item=item_message(item))
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802
+        """Find the nearest items of pictures or vectors."""
+        deadline_s = deadline_of(context)
+        check_range("queries", len(request.queries), self._limits.queries_per_call, " queries")
+        prepared = await self._source.query_vectors(request.queries, request.encoder_fingerprint, deadline_s)
+        result = await self._gallery.search(
+            request.gallery,
+            prepared.vectors,
+            prepared.encoder_fingerprint,
+            top_k=request.top_k if request.HasField("top_k") else DEFAULT_TOP_K,
+            min_score=request.match_threshold if request.HasField("match_threshold") else -1.0,
+            deadline_s=deadline_s,
+        )
+        return search_response(result)
+
+    def _encoder_of(self, request: pb.CreateGalleryRequest) -> EncoderIdentity:
+        if request.encoder_fingerprint and request.dimension:
+            return EncoderIdentity(request.encoder_fingerprint, request.dimension)
+        missing = "dimension" if request.encoder_fingerprint else "encoder_fingerprint"
+        if request.encoder_fingerprint or request.dimension:
+            raise InvalidArgumentError(missing, "expected encoder_fingerprint and dimension together, or neither")
+        if self._source.default_encoder is None:
+            raise InvalidArgumentError(missing, "this process runs no encoder; name one, and the length of its vectors")
+        return self._source.default_encoder
+
+    def _checked(self, items: Sequence[MaybeItem], dimension: int) -> list[MaybeItem]:
+        """Return each item, or why it cannot be stored. Of items of one id the first is taken."""
+        first_places: dict[str, int] = {}
+        checked: list[MaybeItem] = []
+        for place, item in enumerate(items):
+            try:
+                if isinstance(item, NewItem):
+                    checked_item(item, f"items[{place}]", dimension, self._limits)
+                    check_unique(item.id, place, first_places)
+                checked.append(item)
+            except ShituError as error:
+                checked.append(error)
+        return checked
+
+
+def vector_item(message: pb.NewItem, field: str) -> MaybeItem:
+    """Return the item of a message that brings its vector, or why there is none."""
+    if not message.HasField("vector"):
+        return InvalidArgumentError(f"{field}.vector", _VECTORS_ONLY)
+    try:
+        return NewItem(
+            id=message.id,
+            label=message.label,
+            vector=vector_of(message.vector, f"{field}.vector"),
+            metadata=metadata_of(message.metadata, f"{field}.metadata"),
+            thumbnail=message.image,
+        )
+    except InvalidArgumentError as error:
+        return error
+
+
+_VECTORS_ONLY: Final = "this process takes vectors only; send pictures to a gateway, which embeds them"
+
+
+def _check_fingerprint(encoder_fingerprint: str) -> None:
+    if not encoder_fingerprint:
+        raise InvalidArgumentError("encoder_fingerprint", "expected the encoder that made the vectors, came nothing")
+
+
+def _add_response(ids: Sequence[str], items: Sequence[MaybeItem], added: AddResult) -> pb.AddItemsResponse:
+    replaced = iter(added.replaced)
+    results = [
+        pb.AddItemResult(id=item_id, error=to_status(item))
+        if isinstance(item, ShituError)
+        else pb.AddItemResult(id=item_id, added=pb.AddedItem(replaced=next(replaced)))
+        for item_id, item in zip(ids, items, strict=True)
+    ]
+    return pb.AddItemsResponse(results=results, state=state_message(added.state))
