@@ -29,6 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     detector.add_argument("--grocery", type=Path, help="folder of the Grocery Store photos; their even half is trained on")
     _add_training(detector)
     detector.set_defaults(run=_train_detector)
+    export = commands.add_parser("export", help="export a checkpoint to ONNX, through the parity gate")
+    export.add_argument("model", choices=("demo_det", "demo_rec"))
+    export.add_argument("--checkpoint", type=Path, required=True)
+    export.add_argument("--repository", type=Path, default=Path("model_repository"))
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -61,3 +66,9 @@ def _train_detector(options: argparse.Namespace) -> None:
     from shitu_train.recipes import train_demo_detector
 
     train_demo_detector(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from shitu_train.recipes import export_demo_model
+
+    print(export_demo_model(options.model, options.checkpoint, options.repository))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import paddle
 
+from shitu_models.specs import SPECS, Task
 from shitu_train.architectures.clip_vit import DEMO_REC, ClipEncoder
 from shitu_train.architectures.picodet import DEMO_DET, PicoDet, cell_centres
+from shitu_train.conversion.export import DecodedDetector, export_model
 from shitu_train.datasets.detector_batches import DetectorBatches
 from shitu_train.datasets.drawn import load_crops, load_scenes
 from shitu_train.datasets.encoder_batches import EncoderBatches, load_photos
 from shitu_train.datasets.grocery import grocery_split, read_photos
+from shitu_train.parity import Parity
 from shitu_train.training.budget import Budget
+from shitu_train.training.checkpoint import load_checkpoint
 from shitu_train.training.detector import DetectorRun, train_detector
 from shitu_train.training.encoder import EncoderRun, train_encoder
 from shitu_train.training.validation import detection_recall, drawn_retrieval, recall_of
@@ -63,3 +68,16 @@ def _detector_validation(options: argparse.Namespace) -> Callable[[PicoDet], str
         return f"{len(scenes.images)} scenes of unseen brands at score 0.5: recall {recall:.4f}, precision {precision:.4f}"
 
     return validate
+
+
+def export_demo_model(name: str, checkpoint: Path, repository: Path) -> Parity:
+    """Exports a checkpoint of demo_det or demo_rec into the model repository, through the parity gate."""
+    spec = SPECS[name]
+    if spec.task is Task.ENCODER:
+        layer: paddle.nn.Layer = ClipEncoder(DEMO_REC)
+        load_checkpoint(checkpoint, {"model": layer})
+    else:
+        detector = PicoDet(DEMO_DET)
+        load_checkpoint(checkpoint, {"model": detector})
+        layer = DecodedDetector(detector)
+    return export_model(layer, spec, repository)

@@ -109,7 +109,7 @@ class ClipBackbone(nn.Layer):  # type: ignore[misc]
         patches = self.patch_embed(image) + self.pos_embed[:, 1:]
         if kept_patches is not None:
             patches = paddle.index_select(patches, kept_patches, axis=1)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand_as(patches[:, :1])
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand([paddle.shape(patches)[0], 1, self.size.width])
         x = self.ln_pre(paddle.concat([cls, patches], axis=1))
         for block in self.blocks:
             x = block(x)

@@ -82,12 +82,13 @@ class TopDownNeck(nn.Layer):  # type: ignore[misc]
         self.smooth = nn.LayerList([ConvUnit(size.neck, size.neck) for _ in STRIDES])
 
     def forward(self, features: list[paddle.Tensor]) -> list[paddle.Tensor]:
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        # Plain zips: the conversion to a static graph does not know `strict`.
+        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features)]
         for level in range(len(merged) - 2, -1, -1):
             # An explicit size: paddle2onnx cannot convert a scale factor.
             side = self.cells[level]
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=[side, side], mode="nearest")
-        return [smooth(level) for smooth, level in zip(self.smooth, merged, strict=True)]
+        return [smooth(level) for smooth, level in zip(self.smooth, merged)]
 
 
 class PicoHead(nn.Layer):  # type: ignore[misc]
