@@ -63,7 +63,9 @@ def check_models(repository: Path, specs: Iterable[ModelSpec]) -> None:
 
 def _check_weights(name: str, path: Path) -> None:
     if not path.is_file():
-        raise RepositoryError(f"model {name}: {path} is missing; put the converted ONNX model there or choose another model")
+        raise RepositoryError(
+            f"model {name}: {path} is missing; put the converted ONNX model there or choose another model"
+        )
     try:
         with path.open("rb") as file:
             fault = _fault(file, path.stat().st_size)

@@ -18,7 +18,9 @@ CONFIG_FILE: Final = "config.pbtxt"
 
 _DATA_TYPES: Final = {DataType.UINT8: "TYPE_UINT8", DataType.FLOAT32: "TYPE_FP32"}
 
-_HEADER: Final = "# Rendered from server/shitu_models/specs.py by `python -m shitu_models.triton_config`; change it there.\n"
+_HEADER: Final = (
+    "# Rendered from server/shitu_models/specs.py by `python -m shitu_models.triton_config`; change it there.\n"
+)
 
 
 @dataclass(frozen=True)
