@@ -147,7 +147,7 @@ class EmbeddedGallery:
         deadline_s: float | None = None,  # noqa: ARG002  # answers at once
     ) -> Page[GalleryInfo]:
         """See `types.Gallery`. The token is the last name."""
-        check_range("page_size", page_size, self._limits.page_size)
+        page_size = self._page_size(page_size)
         if page_token and not NAME_PATTERN.fullmatch(page_token):
             raise bad_page_token()
         galleries = self._ledger.galleries
@@ -182,7 +182,7 @@ class EmbeddedGallery:
     ) -> Page[Item]:
         """See `types.Gallery`. The token is the last row id."""
         generation = self._live(name).info.state.generation
-        check_range("page_size", page_size, self._limits.page_size)
+        page_size = self._page_size(page_size)
         if not ROW_TOKEN_PATTERN.fullmatch(page_token):
             raise bad_page_token()
         after = int(page_token or "0")
@@ -219,6 +219,11 @@ class EmbeddedGallery:
         answers = await within(self._batcher.submit(key, units, deadline_s), deadline_s)
         hits = tuple(tuple(hit for hit in answer.hits if hit.score >= min_score) for answer in answers)
         return SearchResult(hits, answers[0].state)
+
+    def _page_size(self, asked: int) -> int:
+        page_size = asked or self._limits.default_page_size
+        check_range("page_size", page_size, self._limits.page_size)
+        return page_size
 
     def _live(self, name: str) -> LiveGallery:
         live = self._ledger.galleries.get(name)

@@ -24,6 +24,8 @@ class GalleryLimits:
     dimension: int = 4096
     top_k: int = 1000
     page_size: int = 1000
+    default_page_size: int = 100
+    """Where 0 are asked for."""
     read_queue_calls: int = 256
     """Lists and single items that may wait."""
     write_queue_calls: int = 256

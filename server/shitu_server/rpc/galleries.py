@@ -25,7 +25,6 @@ from shitu_server.wire.galleries import (
 )
 from shitu_server.wire.statuses import to_status
 
-DEFAULT_PAGE_SIZE: Final = 100
 DEFAULT_TOP_K: Final = 5
 
 MaybeItem = Union[NewItem, ShituError]
@@ -149,7 +148,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def ListGalleries(self, request: pb.ListGalleriesRequest, context: Context) -> pb.ListGalleriesResponse:  # noqa: N802
         """List galleries by name."""
         page = await self._gallery.list_galleries(
-            request.page_size or DEFAULT_PAGE_SIZE, request.page_token, deadline_s=deadline_of(context)
+            request.page_size, request.page_token, deadline_s=deadline_of(context)
         )
         galleries = [gallery_message(info) for info in page.entries]
         return pb.ListGalleriesResponse(galleries=galleries, next_page_token=page.next_token)
@@ -185,7 +184,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         """List items, oldest first."""
         page = await self._gallery.list_items(
             request.gallery,
-            request.page_size or DEFAULT_PAGE_SIZE,
+            request.page_size,
             request.page_token,
             request.label,
             deadline_s=deadline_of(context),

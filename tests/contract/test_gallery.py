@@ -1,0 +1,347 @@
+"""What `types.Gallery` promises, asked of the gallery in this process and of the one behind a socket alike."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shitu_server.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    EncoderMismatchError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from shitu_server.gallery.client import GalleryClient
+from shitu_server.gallery.embedded import EmbeddedGallery
+from shitu_server.types import Gallery, NewItem
+
+ENCODER = "encoder-1"
+DIMENSION = 16
+
+
+@asynccontextmanager
+async def embedded(folder: Path) -> AsyncIterator[Gallery]:
+    gallery = await EmbeddedGallery.open(folder / "data")
+    try:
+        yield gallery
+    finally:
+        await gallery.close()
+
+
+@contextmanager
+def process(folder: Path) -> Iterator[str]:
+    """Run a gallery process; yield its address."""
+    address = f"unix:{folder}/gallery.sock"
+    command = [sys.executable, "-m", "shitu_server.gallery", "--address", address, "--data-dir", str(folder / "data")]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield address
+    finally:
+        running.terminate()
+        assert running.wait(20) == 0
+
+
+@asynccontextmanager
+async def client_of(address: str) -> AsyncIterator[Gallery]:
+    client = GalleryClient(address)
+    try:
+        for _ in range(400):
+            try:
+                await client.check()
+                break
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def remote(folder: Path) -> AsyncIterator[Gallery]:
+    with process(folder) as address:
+        async with client_of(address) as client:
+            yield client
+
+
+OPENERS = {"embedded": embedded, "process": remote}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A process that serves all tests which do not end it."""
+    with process(tmp_path_factory.mktemp("process")) as running:
+        yield running
+
+
+@pytest.fixture(params=OPENERS)
+async def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gallery]:
+    """One with an empty gallery named drinks."""
+    shared = request.param == "process"
+    async with client_of(request.getfixturevalue("address")) if shared else embedded(tmp_path) as opened:
+        for left in (await opened.list_galleries(1000, "")).entries:
+            await opened.delete(left.name)
+        await opened.create("drinks", ENCODER, DIMENSION)
+        yield opened
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIMENSION), dtype=np.float32)
+
+
+def items(count: int, seed: int = 0) -> list[NewItem]:
+    rows = vectors(count, seed)
+    return [NewItem(f"item-{i}", f"label-{i % 3}", rows[i], {"n": i}, b"jpeg %d" % i) for i in range(count)]
+
+
+async def test_gallery_lives_from_create_to_delete(gallery: Gallery):
+    created = await gallery.get("drinks")
+    assert (created.name, created.encoder_fingerprint, created.dimension) == ("drinks", ENCODER, DIMENSION)
+    assert created.item_count == 0
+    assert abs(created.create_time_s - time.time()) < 60
+    with pytest.raises(AlreadyExistsError, match="drinks"):
+        await gallery.create("drinks", ENCODER, DIMENSION)
+    await gallery.add("drinks", items(5), ENCODER)
+    await gallery.delete("drinks")
+    for call in (gallery.get("drinks"), gallery.delete("drinks"), gallery.list_items("drinks", 10, "")):
+        with pytest.raises(NotFoundError, match="drinks"):
+            await call
+    again = await gallery.create("drinks", ENCODER, 8)
+    assert (again.item_count, again.dimension) == (0, 8)
+    assert again.state.generation > created.state.generation
+
+
+@pytest.mark.parametrize("name", ["", "Drinks", "-drinks", "a b", "a" * 65, "ü", "a\n"])
+async def test_gallery_name_that_is_none(gallery: Gallery, name: str):
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gallery.create(name, ENCODER, DIMENSION)
+    assert caught.value.field == "name"
+
+
+@pytest.mark.parametrize(("encoder", "dimension"), [("", 8), (ENCODER, 0), (ENCODER, -1), (ENCODER, 4097)])
+async def test_gallery_without_a_usable_encoder(gallery: Gallery, encoder: str, dimension: int):
+    with pytest.raises(InvalidArgumentError):
+        await gallery.create("other", encoder, dimension)
+
+
+async def test_galleries_are_listed_by_name_in_pages(gallery: Gallery):
+    for name in ("tea", "beer", "a-1"):
+        await gallery.create(name, ENCODER, DIMENSION)
+    first = await gallery.list_galleries(3, "")
+    assert [info.name for info in first.entries] == ["a-1", "beer", "drinks"]
+    last = await gallery.list_galleries(3, first.next_token)
+    assert ([info.name for info in last.entries], last.next_token) == (["tea"], "")
+    everything = await gallery.list_galleries(0, "")  # as many as the server likes
+    assert len(everything.entries) == 4
+    for size, token in ((1001, ""), (-1, ""), (10, "NO TOKEN")):
+        with pytest.raises(InvalidArgumentError):
+            await gallery.list_galleries(size, token)
+
+
+async def test_item_comes_back_as_it_was_sent(gallery: Gallery):
+    metadata = {"price": 1.5, "count": 3, "new": True, "none": None, "tags": ["a", {"b": [1]}], "empty": {}, "no": []}
+    vector = vectors(1)[0] * 1000
+    await gallery.add("drinks", [NewItem("ü/1", "Cola, 0.5 l", vector, metadata, b"\xff\xd8")], ENCODER)
+    item = await gallery.get_item("drinks", "ü/1")
+    assert (item.id, item.label, item.metadata, item.thumbnail) == ("ü/1", "Cola, 0.5 l", metadata, b"\xff\xd8")
+    assert item.vector is not None
+    np.testing.assert_allclose(item.vector, vector / np.linalg.norm(vector), atol=1e-6)
+    assert abs(item.update_time_s - time.time()) < 60
+    with pytest.raises(NotFoundError, match="item"):
+        await gallery.get_item("drinks", "unknown")
+
+
+async def test_items_are_listed_oldest_first_in_pages(gallery: Gallery):
+    await gallery.add("drinks", items(10), ENCODER)
+    await gallery.add("drinks", items(2), ENCODER)  # replaced items keep their age
+    seen, token = [], ""
+    while True:
+        page = await gallery.list_items("drinks", 4, token)
+        seen += page.entries
+        token = page.next_token
+        if not token:
+            break
+    assert [item.id for item in seen] == [f"item-{i}" for i in range(10)]
+    assert all(item.vector is None and item.thumbnail == b"" for item in seen)
+    labelled = await gallery.list_items("drinks", 100, "", "label-1")
+    assert [item.id for item in labelled.entries] == ["item-1", "item-4", "item-7"]
+    with pytest.raises(InvalidArgumentError, match="page_token"):
+        await gallery.list_items("drinks", 4, "x")
+
+
+async def test_sending_items_again_changes_nothing_more(gallery: Gallery):
+    first = await gallery.add("drinks", items(20), ENCODER)
+    before = await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=20)
+    again = await gallery.add("drinks", items(20), ENCODER)
+    assert first.replaced == (False,) * 20
+    assert again.replaced == (True,) * 20
+    assert again.state.sequence > first.state.sequence
+    assert (await gallery.get("drinks")).item_count == 20
+    assert (await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=20)).hits == before.hits
+
+
+async def test_a_write_is_seen_by_the_next_search(gallery: Gallery):
+    rows = vectors(30)
+    for i in range(30):
+        added = await gallery.add("drinks", [NewItem("one", f"label {i}", rows[i])], ENCODER)
+        found = await gallery.search("drinks", rows[i : i + 1], ENCODER, top_k=5)
+        assert [(hit.item_id, hit.label) for hit in found.hits[0]] == [("one", f"label {i}")]
+        assert found.hits[0][0].score == pytest.approx(1, abs=1e-6)
+        assert found.state == added.state
+    removed = await gallery.remove("drinks", ["one", "unknown"])
+    assert removed.removed_ids == ("one",)
+    assert (await gallery.search("drinks", rows, ENCODER, top_k=5)).hits == ((),) * 30
+
+
+async def test_search_orders_and_cuts_hits(gallery: Gallery):
+    await gallery.add("drinks", items(200), ENCODER)
+    queries = vectors(4, 7)
+    units = vectors(200) / np.linalg.norm(vectors(200), axis=1, keepdims=True)
+    scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ units.T
+    result = await gallery.search("drinks", queries, ENCODER, top_k=7, min_score=0.3)
+    for hits, row in zip(result.hits, scores, strict=True):
+        best = [i for i in np.argsort(-row)[:7] if row[i] >= 0.3]
+        assert [hit.item_id for hit in hits] == [f"item-{i}" for i in best]
+        np.testing.assert_allclose([hit.score for hit in hits], row[best], atol=1e-5)
+        assert [hit.metadata for hit in hits] == [{"n": i} for i in best]
+
+
+async def test_of_equal_scores_the_older_item_comes_first(gallery: Gallery):
+    twin = vectors(1)[0]
+    names = [f"{name}-{i}" for i in range(20) for name in ("z", "a")]
+    await gallery.add("drinks", [NewItem(name, "twin", twin) for name in names], ENCODER)
+    result = await gallery.search("drinks", twin[np.newaxis] * 3, ENCODER, top_k=15)
+    assert [hit.item_id for hit in result.hits[0]] == names[:15]
+
+
+async def test_vectors_of_another_encoder_are_refused(gallery: Gallery):
+    with pytest.raises(EncoderMismatchError, match="encoder-2"):
+        await gallery.add("drinks", items(1), "encoder-2")
+    with pytest.raises(EncoderMismatchError, match="encoder-2"):
+        await gallery.search("drinks", vectors(1), "encoder-2", top_k=1)
+    with pytest.raises(EncoderMismatchError, match="16 numbers, this one has 3"):
+        await gallery.add("drinks", [NewItem("a", "b", np.ones(3, np.float32))], ENCODER)
+    with pytest.raises(EncoderMismatchError, match="16 numbers, this one has 3"):
+        await gallery.search("drinks", np.ones((1, 3), np.float32), ENCODER, top_k=1)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 0])
+async def test_vector_without_a_direction(gallery: Gallery, number: float):
+    good, bad = vectors(2)
+    bad = np.zeros_like(bad)
+    bad[3] = number
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gallery.add("drinks", [NewItem("a", "b", good), NewItem("c", "d", bad)], ENCODER)
+    assert caught.value.field == "items[1].vector"
+    assert (await gallery.get("drinks")).item_count == 0  # all or none
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gallery.search("drinks", np.stack([good, bad]), ENCODER, top_k=1)
+    assert caught.value.field == "queries[1].vector"
+
+
+async def test_vectors_of_any_length_are_taken(gallery: Gallery):
+    rows = vectors(2)
+    await gallery.add("drinks", [NewItem("a", "b", rows[0] * 1e-30), NewItem("c", "d", rows[1] * 1e30)], ENCODER)
+    result = await gallery.search("drinks", rows * np.float32(1e-20), ENCODER, top_k=1)
+    assert [(hits[0].item_id, round(hits[0].score, 5)) for hits in result.hits] == [("a", 1), ("c", 1)]
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        (NewItem("", "b", vectors(1)[0]), "items[0].id"),
+        (NewItem("a" * 257, "b", vectors(1)[0]), "items[0].id"),
+        (NewItem("a", "", vectors(1)[0]), "items[0].label"),
+        (NewItem("a", "b" * 257, vectors(1)[0]), "items[0].label"),
+        (NewItem("a", "b", vectors(1)[0], {"x": "y" * 20_000}), "items[0].metadata"),
+        (NewItem("a", "b", vectors(1)[0], {"x": float("nan")}), "items[0].metadata"),
+        (NewItem("a", "b", vectors(1)[0], {}, b"x" * 300_000), "items[0].image"),
+    ],
+)
+async def test_item_over_a_limit(gallery: Gallery, item: NewItem, field: str):
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gallery.add("drinks", [item], ENCODER)
+    assert caught.value.field == field
+
+
+async def test_calls_over_a_limit(gallery: Gallery):
+    rows = items(257)
+    for call in (
+        gallery.add("drinks", rows, ENCODER),
+        gallery.add("drinks", [], ENCODER),
+        gallery.add("drinks", [rows[0], rows[1], rows[0]], ENCODER),
+        gallery.remove("drinks", ["a"] * 1001),
+        gallery.remove("drinks", []),
+        gallery.search("drinks", vectors(65), ENCODER, top_k=1),
+        gallery.search("drinks", vectors(1)[:0], ENCODER, top_k=1),
+        gallery.search("drinks", vectors(1), ENCODER, top_k=0),
+        gallery.search("drinks", vectors(1), ENCODER, top_k=1001),
+        gallery.search("drinks", vectors(1), ENCODER, top_k=1, min_score=1.5),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            await call
+
+
+async def test_unknown_gallery(gallery: Gallery):
+    for call in (
+        gallery.add("no", items(1), ENCODER),
+        gallery.remove("no", ["a"]),
+        gallery.get_item("no", "a"),
+        gallery.search("no", vectors(1), ENCODER, top_k=1),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            await call
+        assert (caught.value.resource_type, caught.value.resource_name) == ("gallery", "no")
+
+
+async def test_deadline_that_passed(gallery: Gallery):
+    past = time.monotonic() - 1
+    for call in (
+        gallery.add("drinks", items(1), ENCODER, deadline_s=past),
+        gallery.search("drinks", vectors(1), ENCODER, top_k=1, deadline_s=past),
+        gallery.get_item("drinks", "item-0", deadline_s=past),
+    ):
+        with pytest.raises(DeadlineExceededError):
+            await call
+    assert (await gallery.get("drinks")).item_count == 0
+
+
+@pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS)
+async def test_everything_is_there_after_a_restart(opener, tmp_path: Path):
+    async with opener(tmp_path) as gallery:
+        await gallery.create("drinks", ENCODER, DIMENSION)
+        await gallery.add("drinks", items(50), ENCODER)
+        await gallery.remove("drinks", ["item-7"])
+        await gallery.add("drinks", [NewItem("item-8", "new", vectors(1, 5)[0])], ENCODER)
+        info = await gallery.get("drinks")
+        found = await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=49)
+    async with opener(tmp_path) as gallery:
+        assert await gallery.get("drinks") == info
+        assert await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=49) == found
+        assert (await gallery.get_item("drinks", "item-8")).label == "new"
+
+
+async def test_writers_and_readers_together(gallery: Gallery):
+    """Each writer sees each of its own writes at once, among the writes of the others."""
+
+    async def write(writer: int) -> None:
+        rows = vectors(40, writer)
+        for step, row in enumerate(rows):
+            item_id = f"{writer}-{step % 10}"
+            await gallery.add("drinks", [NewItem(item_id, str(step), row)], ENCODER)
+            found = await gallery.search("drinks", row[np.newaxis], ENCODER, top_k=1)
+            assert (found.hits[0][0].item_id, found.hits[0][0].label) == (item_id, str(step))
+            if step % 10 == 9:
+                await gallery.remove("drinks", [item_id])
+
+    await asyncio.gather(*(write(writer) for writer in range(6)))
+    assert (await gallery.get("drinks")).item_count == 6 * 9
