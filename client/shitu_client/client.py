@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Union
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc, types_pb2
@@ -79,6 +80,7 @@ class AsyncClient:
             ],
         )
         self._recognition: Any = recognition_pb2_grpc.RecognitionServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._galleries: Any = gallery_pb2_grpc.GalleryServiceStub(self._channel)
 
     async def __aenter__(self) -> AsyncClient:
@@ -92,6 +94,11 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close(grace=None)
+
+    async def is_serving(self) -> bool:
+        """Return whether the server says SERVING on grpc.health.v1. Raises UnavailableError where nobody answers."""
+        reply = await self._call(self._health.Check, health_pb2.HealthCheckRequest())
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def recognize(
         self,

@@ -51,6 +51,7 @@ class Client:
         self._thread.join()
         self._loop.close()
 
+    is_serving = _blocking(AsyncClient.is_serving)
     recognize = _blocking(AsyncClient.recognize)
     recognize_batch = _blocking(AsyncClient.recognize_batch)
     detect = _blocking(AsyncClient.detect)

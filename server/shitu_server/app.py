@@ -49,7 +49,7 @@ class Gateway:
         self._workers = ImageWorkers(settings.image_threads or processor_count())
         self._triton = TritonConnection(settings.triton_address)
         self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._server_options())
 
     async def serve(self) -> None:

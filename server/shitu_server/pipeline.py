@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shitu_models.boxes import Boxes, areas, clip, nms
+from shitu_models.boxes import Boxes, areas, clip, nms, pixel_bounds
 from shitu_models.preprocessing import resize
 from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
@@ -205,8 +205,14 @@ class Pipeline:
         picture = await self._decoded(content, clock, deadline_s, field)
         chosen = self._requested(picture, boxes) if len(boxes) else _whole(picture)
         vectors = await self._embedded(picture, chosen.boxes, clock, deadline_s)
-        small = await self._thumbnail(picture, chosen.boxes[:1]) if with_thumbnail else b""
+        small = await self._thumbnail(picture, chosen.boxes[0]) if with_thumbnail else b""
         return Embedding(vectors, self.encoder.fingerprint, clock.timings(), small)
+
+    async def preview(self, content: bytes, boxes: Boxes, *, field: str = "image", deadline_s: float | None) -> bytes:
+        """Return the first box of a picture, or the whole picture where there is no box, as a small JPEG. Raises as `embed`."""
+        picture = await self._decoded(content, StageClock(), deadline_s, field)
+        chosen = self._requested(picture, boxes) if len(boxes) else _whole(picture)
+        return await self._thumbnail(picture, chosen.boxes[0])
 
     async def _decoded(
         self, content: bytes, clock: StageClock, deadline_s: float | None, field: str = "image"
@@ -254,9 +260,8 @@ class Pipeline:
                 return await self._encoder.model.embed(pixels, deadline_s=deadline_s)
 
     async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
-        x1, y1, x2, y2 = (
-            int(v) for v in (np.floor(box[0, 0]), np.floor(box[0, 1]), np.ceil(box[0, 2]), np.ceil(box[0, 3]))
-        )
+        height, width = picture.shape[:2]
+        x1, y1, x2, y2 = pixel_bounds(box, width, height)
         return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
 
     def _requested(self, picture: Picture, boxes: Boxes) -> Objects:

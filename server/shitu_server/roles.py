@@ -8,7 +8,8 @@ from rich.console import Console
 
 from shitu_models.specs import ModelSpec, Task, spec_of
 from shitu_server.errors import ConfigurationError
-from shitu_server.settings import Role, Settings
+from shitu_server.gallery.environment import search_environment
+from shitu_server.settings import Role, Settings, default_environment, processor_count
 
 
 def run_role(role: Role, settings: Settings) -> None:
@@ -50,13 +51,21 @@ def _run_gateway(settings: Settings) -> None:
 
 
 def _run_gallery(settings: Settings) -> None:
+    default_environment(search_environment(processor_count()))
     from shitu_server.gallery.process import serve_gallery  # noqa: PLC0415
 
     if not settings.gallery_address:
         raise ConfigurationError(
             "gallery_address: a gallery process needs it, e.g. unix:/run/shitu/gallery.sock or 0.0.0.0:8201"
         )
-    asyncio.run(serve_gallery(settings.gallery_address, settings.data_dir))
+    asyncio.run(
+        serve_gallery(
+            settings.gallery_address,
+            settings.data_dir,
+            max_message_bytes=settings.max_message_bytes,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
+    )
 
 
 def model_specs(settings: Settings) -> tuple[ModelSpec, ModelSpec]:

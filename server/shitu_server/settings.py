@@ -102,6 +102,12 @@ def inherited_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def default_environment(variables: Mapping[str, str]) -> None:
+    """Put variables into this process' environment where they are not set; libraries read them when they are loaded."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def processor_count() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,0 +1,131 @@
+"""Items and queries that come as pictures: the gateway embeds them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from shitu.v1 import gallery_pb2 as pb
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
+from shitu_server.pipeline import Pipeline
+from shitu_server.rpc.galleries import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
+from shitu_server.types import GalleryInfo, NewItem, Vectors
+from shitu_server.wire.galleries import metadata_of, vector_of
+from shitu_server.wire.recognition import boxes_of
+
+_MAX_IN_FLIGHT: Final = 8
+"""Pictures of one call that are worked on at the same time; bulk writes leave room for recognition."""
+
+
+class PictureItems:
+    """For the gateways: an ItemSource that takes pictures, vectors or both; each bad item fails alone."""
+
+    all_or_nothing: Final = False
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    @property
+    def default_encoder(self) -> EncoderIdentity:
+        """The encoder that this server runs."""
+        encoder = self._pipeline.encoder
+        return EncoderIdentity(encoder.fingerprint, encoder.dimension)
+
+    async def new_items(
+        self, messages: Sequence[pb.NewItem], encoder_fingerprint: str, gallery: GalleryInfo, deadline_s: float | None
+    ) -> PreparedItems:
+        """See `ItemSource`. Pictures are embedded only where the gallery, and the request, name this server's encoder."""
+        named = encoder_fingerprint or self.default_encoder.fingerprint
+        pictures_fit = named == gallery.encoder_fingerprint == self.default_encoder.fingerprint
+        places = asyncio.Semaphore(_MAX_IN_FLIGHT)
+
+        async def one(index: int, message: pb.NewItem) -> MaybeItem:
+            field = f"items[{index}]"
+            async with places:
+                try:
+                    if message.HasField("vector"):
+                        return await self._from_vector(message, field, encoder_fingerprint, deadline_s)
+                    if not pictures_fit:
+                        raise _other_encoder(field, self.default_encoder.fingerprint, gallery)
+                    return await self._from_picture(message, field, deadline_s)
+                except ShituError as error:
+                    return error
+
+        items = await asyncio.gather(*(one(index, message) for index, message in enumerate(messages)))
+        return PreparedItems(items, named)
+
+    async def query_vectors(
+        self, queries: Sequence[pb.Query], encoder_fingerprint: str, deadline_s: float | None
+    ) -> PreparedQueries:
+        """See `ItemSource`."""
+        named = encoder_fingerprint or self.default_encoder.fingerprint
+        rows = [
+            await self._query_vector(query, f"queries[{index}]", encoder_fingerprint, deadline_s)
+            for index, query in enumerate(queries)
+        ]
+        if any(len(row) != len(rows[0]) for row in rows):
+            raise EncoderMismatchError(
+                f"queries: expected vectors of one encoder, got lengths {sorted({len(row) for row in rows})}"
+            )
+        return PreparedQueries(np.stack(rows), named)
+
+    async def _query_vector(
+        self, query: pb.Query, field: str, encoder_fingerprint: str, deadline_s: float | None
+    ) -> Vectors:
+        own = self.default_encoder.fingerprint
+        source = query.WhichOneof("source")
+        if source == "vector":
+            _check_named(encoder_fingerprint)
+            return vector_of(query.vector, f"{field}.vector")
+        if source is None:
+            raise InvalidArgumentError(field, "expected an image or a vector, got neither")
+        if encoder_fingerprint not in {"", own}:
+            raise EncoderMismatchError(
+                f"{field}: pictures are embedded by encoder {own}, the request names {encoder_fingerprint}"
+            )
+        embedding = await self._pipeline.embed(query.image, boxes_of(()), field=f"{field}.image", deadline_s=deadline_s)
+        first: Vectors = embedding.vectors[0]
+        return first
+
+    async def _from_vector(
+        self, message: pb.NewItem, field: str, encoder_fingerprint: str, deadline_s: float | None
+    ) -> MaybeItem:
+        _check_named(encoder_fingerprint)
+        if not message.image:
+            return vector_item(message, field)
+        shown = pb.NewItem()
+        shown.CopyFrom(message)
+        boxes = boxes_of([message.box] if message.HasField("box") else [])
+        shown.image = await self._pipeline.preview(message.image, boxes, field=f"{field}.image", deadline_s=deadline_s)
+        return vector_item(shown, field)
+
+    async def _from_picture(self, message: pb.NewItem, field: str, deadline_s: float | None) -> NewItem:
+        boxes = boxes_of([message.box] if message.HasField("box") else [])
+        embedding = await self._pipeline.embed(
+            message.image, boxes, field=f"{field}.image", with_thumbnail=True, deadline_s=deadline_s
+        )
+        return NewItem(
+            id=message.id,
+            label=message.label,
+            vector=embedding.vectors[0],
+            metadata=metadata_of(message.metadata, f"{field}.metadata"),
+            thumbnail=embedding.thumbnail,
+        )
+
+
+def _check_named(encoder_fingerprint: str) -> None:
+    if not encoder_fingerprint:
+        raise InvalidArgumentError(
+            "encoder_fingerprint",
+            "expected the encoder that made the vectors, as GetGallery or Embed name it, got nothing",
+        )
+
+
+def _other_encoder(field: str, own: str, gallery: GalleryInfo) -> EncoderMismatchError:
+    return EncoderMismatchError(
+        f"{field}: gallery {gallery.name} is bound to encoder {gallery.encoder_fingerprint}, this server embeds pictures with "
+        f"{own}; send vectors of the gallery's encoder, or build a gallery with this one"
+    )
