@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -122,9 +122,9 @@ class Child:
     def kill_group(self) -> None:
         """SIGKILL whatever lives in the group, and wait until it is gone."""
         deadline = time.monotonic() + _GROUP_GONE_TIMEOUT_S
-        while _signal_group(self.pid, signal.SIGKILL) and time.monotonic() < deadline:
-            self._process.poll()  # a leader that is not reaped keeps the group alive
+        while _kill_group(self.pid) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+        self._process.poll()
 
 
 def _log_of(command: Command) -> AbstractContextManager[IO[bytes] | None]:
@@ -153,12 +153,19 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def _sweep_run(run_id: str) -> None:
-    left = [process for process in psutil.process_iter() if _run_id_of(process) == run_id]
-    for process in left:
-        _log.warning("killing process %d, left over from run %s", process.pid, run_id)
-        process.kill()
-    psutil.wait_procs(left, timeout=_GROUP_GONE_TIMEOUT_S)
+    deadline = time.monotonic() + _GROUP_GONE_TIMEOUT_S
+    while (left := _alive_in_run(run_id)) and time.monotonic() < deadline:
+        for process in left:
+            _log.warning("killing process %d, left over from run %s", process.pid, run_id)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(_POLL_S)
     remove_shared_memory(_shared_memory_prefix(run_id))
+
+
+def _alive_in_run(run_id: str) -> list[psutil.Process]:
+    """Return the living processes of a run; a dead one that nobody has reaped has no environment."""
+    return [process for process in psutil.process_iter() if _run_id_of(process) == run_id]
 
 
 def _run_id_of(process: psutil.Process) -> str | None:
@@ -172,9 +179,17 @@ def _shared_memory_prefix(run_id: str) -> str:
     return f"shitu-{run_id}-"
 
 
-def _signal_group(group: int, number: int) -> bool:
+def _kill_group(group: int) -> bool:
+    """SIGKILL a group; returns whether a member was alive. Dead ones that nobody has reaped yet do not count."""
+    alive = any(_lives_in(process, group) for process in psutil.process_iter())
+    if alive:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    return alive
+
+
+def _lives_in(process: psutil.Process, group: int) -> bool:
     try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.Error):
         return False
-    return True

@@ -133,12 +133,13 @@ class EmbeddedTriton:
         options = self._options
         wanted = Ports(options.grpc_port, options.http_port, options.metrics_port)
         for attempt in range(_PORT_ATTEMPTS):
-            self._ports = _chosen(wanted)
             try:
+                self._ports = _chosen(wanted)
                 await self._launch()
             except _PortInUseError as error:
                 await self._kill()
-                if 0 not in (wanted.grpc, wanted.http, wanted.metrics) or attempt == _PORT_ATTEMPTS - 1:
+                fixed = error.port != 0 and error.port in (wanted.grpc, wanted.http, wanted.metrics)
+                if fixed or attempt == _PORT_ATTEMPTS - 1:
                     raise ConfigurationError(f"{error}; stop what uses it or choose another port for Triton") from error
             else:
                 return
@@ -167,7 +168,7 @@ class EmbeddedTriton:
             if answer == identity:
                 return
             if answer is not None:
-                raise _PortInUseError(f"port {self._ports.http} is in use: another server answers there")
+                raise _PortInUseError(self._ports.http, "another server answers there")
             await asyncio.sleep(_POLL_S)
         raise self._start_error(f"Triton did not answer within {self._options.start_timeout_s:g} s")
 
@@ -257,25 +258,34 @@ class EmbeddedTriton:
     def _start_error(self, what: str) -> Exception:
         lines = _decisive_lines(self._options.log_path, self._log_start)
         if any("already in use" in line for line in lines):
-            return _PortInUseError(f"a port of {self._ports} is in use: {lines[-1]}")
+            return _PortInUseError(0, lines[-1])
         return ConfigurationError(f"{what} (log: {self._options.log_path}): {' | '.join(lines) or 'the log is empty'}")
 
 
 class _PortInUseError(Exception):
-    """Another process has one of the ports."""
+    """Another process has one of the ports; `port` is 0 where it is not known which."""
+
+    def __init__(self, port: int, detail: str) -> None:
+        super().__init__(f"port {port or 'of Triton'} is in use: {detail}")
+        self.port = port
 
 
 def _chosen(wanted: Ports) -> Ports:
     """Put free ports where 0 stands. They can be taken before Triton binds them, so the caller tries again."""
-    sockets = [socket.socket() for _ in range(3)]
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind((_HOST, 0))
-        free = [one.getsockname()[1] for one in sockets]
+        for port in (wanted.grpc, wanted.http, wanted.metrics):
+            sockets.append(socket.socket())
+            if port:  # as Triton does: connections that are closing do not hold it
+                sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sockets[-1].bind((_HOST, port))
+            except OSError as error:
+                raise _PortInUseError(port, str(error)) from error
+        return Ports(*(one.getsockname()[1] for one in sockets))
     finally:
         for one in sockets:
             one.close()
-    return Ports(wanted.grpc or free[0], wanted.http or free[1], wanted.metrics or free[2])
 
 
 def _alive(process: psutil.Process) -> bool:

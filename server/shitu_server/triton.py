@@ -28,7 +28,7 @@ _DOWN_MESSAGES: Final = ("not healthy", "not ready", "unload", "failed to enqueu
 _CHANNEL_OPTIONS: Final = (
     # A server that comes back is found at once, not after gRPC's 20 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2000),  # in spite of its name, how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.max_send_message_length", 256 << 20),
     ("grpc.max_receive_message_length", 64 << 20),

@@ -1,0 +1,516 @@
+"""The embedded Triton server, real, with models of a few kilobytes, and with the demo models where they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import psutil
+import pytest
+import pytest_asyncio
+import tritonclient.grpc
+from onnx import TensorProto, helper, numpy_helper
+
+from shitu_models.repository import weights_path
+from shitu_models.specs import DEMO_DET, DEMO_REC, SPECS, ModelSpec, Task
+from shitu_models.triton_config import write_configs
+from shitu_server.children import RUN_ID_VARIABLE, Run
+from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
+from shitu_server.supervisor import EmbeddedTriton, TritonOptions
+from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder
+from shitu_server.triton_control import TritonControl, TritonControlError
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHECKOUT_MODELS = Path(__file__).resolve().parents[2] / "model_repository"
+TINY_REC = replace(DEMO_REC, name="tiny_rec", input_size=16, embedding_dimension=8, max_batch=8)
+TINY_DET = replace(DEMO_DET, name="tiny_det", input_size=16, max_boxes=5, max_batch=8)
+PICKY = replace(TINY_REC, name="picky", input_size=1, embedding_dimension=4)
+"""Fails for a picture whose first value is over 9."""
+TINY = (TINY_REC, TINY_DET, PICKY)
+RECOVERY_LIMIT_S = 10.0
+
+
+def tensors(spec: ModelSpec):
+    size = spec.input_size
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", size, size, 3])
+    outputs = [
+        helper.make_tensor_value_info(one.name, TensorProto.FLOAT, ["N", *map(str, one.shape)]) for one in spec.outputs
+    ]
+    return [pixels], outputs
+
+
+def save(repository: Path, spec: ModelSpec, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+    inputs, outputs = tensors(spec)
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, spec.name, inputs, outputs, weights)
+    path = weights_path(repository, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    write_configs(repository, [spec])
+
+
+def save_encoder(repository: Path, spec: ModelSpec) -> None:
+    node = helper.make_node
+    weights = np.random.default_rng(1).normal(size=(spec.input_size**2 * 3, spec.embedding_dimension))
+    nodes = [
+        node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        node("Flatten", ["floats"], ["flat"]),
+        node("MatMul", ["flat", "weights"], ["product"]),
+        node("LpNormalization", ["product"], ["embedding"], axis=1, p=2),
+    ]
+    save(repository, spec, nodes, {"weights": weights.astype(np.float32)})
+
+
+def save_detector(repository: Path, spec: ModelSpec) -> None:
+    """Scores are 3, 2, 1, 0, 0 times the first value of the picture: two places of padding, like a real detector's."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        node("Flatten", ["floats"], ["flat"]),
+        node("MatMul", ["flat", "score_weights"], ["det_scores"]),
+        node("MatMul", ["flat", "box_weights"], ["flat_boxes"]),
+        node("Reshape", ["flat_boxes", "box_shape"], ["det_boxes"]),
+    ]
+    score_weights = np.zeros((spec.input_size**2 * 3, spec.max_boxes), dtype=np.float32)
+    score_weights[0] = [3, 2, 1, 0, 0]
+    box_weights = np.repeat(score_weights, 4, axis=1)
+    constants = {
+        "score_weights": score_weights,
+        "box_weights": box_weights,
+        "box_shape": np.array([-1, spec.max_boxes, 4], dtype=np.int64),
+    }
+    save(repository, spec, nodes, constants)
+
+
+def save_picky(repository: Path, spec: ModelSpec) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["pixels"], ["indices"], to=TensorProto.INT64),
+        node("Reshape", ["indices", "rows"], ["flat"]),
+        node("Gather", ["flat", "first"], ["index"], axis=1),
+        node("Gather", ["table", "index"], ["embedding"], axis=0),
+    ]
+    constants = {
+        "rows": np.array([-1, 3], dtype=np.int64),
+        "first": np.array(0, dtype=np.int64),
+        "table": np.arange(40, dtype=np.float32).reshape(10, 4),
+    }
+    save(repository, spec, nodes, constants)
+
+
+def save_tiny(repository: Path) -> None:
+    save_encoder(repository, TINY_REC)
+    save_detector(repository, TINY_DET)
+    save_picky(repository, PICKY)
+
+
+def embedded(repository: Path, folder: Path, models: tuple[str, ...], **changes) -> EmbeddedTriton:
+    options = TritonOptions(repository, models, folder / "cache", folder / "logs" / "triton.log", stop_timeout_s=1.0)
+    return EmbeddedTriton(replace(options, start_timeout_s=60.0, **changes))
+
+
+def pixels_for(spec: ModelSpec, count: int, seed: int = 0):
+    shape = (count, spec.input_size, spec.input_size, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def in_process(repository: Path, spec: ModelSpec, pixels):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        str(weights_path(repository, spec)), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in spec.outputs]
+    return dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
+
+
+def processes_of(run_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(RUN_ID_VARIABLE) == run_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def run_id_of(triton: EmbeddedTriton) -> str:
+    assert triton._run is not None
+    return triton._run.id
+
+
+def assert_nothing_left(run_id: str) -> None:
+    assert processes_of(run_id) == []
+    assert [path for path in Path("/dev/shm").iterdir() if run_id in path.name] == []
+
+
+async def seconds_until_served(encoder: TritonEncoder, spec: ModelSpec) -> tuple[float, list[Exception]]:
+    """Call until an answer comes after at least one failure."""
+    start_s, errors = time.monotonic(), []
+    while time.monotonic() - start_s < 2 * RECOVERY_LIMIT_S:
+        try:
+            await encoder.embed(pixels_for(spec, 1))
+        except (UnavailableError, InternalError) as error:
+            errors.append(error)
+        else:
+            if errors:
+                return time.monotonic() - start_s, errors
+        await asyncio.sleep(0.05)
+    pytest.fail(f"not served again: {errors[-1:]}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("triton")
+
+
+@pytest.fixture(scope="module")
+def repository(folder):
+    save_tiny(folder / "models")
+    return folder / "models"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def triton(folder, repository):
+    server = embedded(repository, folder, tuple(spec.name for spec in TINY))
+    await server.start()
+    yield server
+    run_id = run_id_of(server)
+    await server.stop()
+    assert_nothing_left(run_id)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def connection(triton):
+    opened = TritonConnection(triton.grpc_address)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def encoder(connection):
+    return TritonEncoder(connection, TINY_REC, "fingerprint")
+
+
+@pytest.fixture
+def control(triton):
+    return TritonControl(int(triton.http_address.rpartition(":")[2]))
+
+
+class TestInference:
+    @pytest.mark.parametrize("count", [1, 3, 8])
+    @pytest.mark.parametrize("spec", [TINY_REC, TINY_DET], ids=lambda spec: spec.name)
+    async def test_equals_onnx_runtime_in_process(self, connection, repository, spec, count):
+        pixels = pixels_for(spec, count)
+        served = await connection.infer(spec, pixels, None)
+        expected = in_process(repository, spec, pixels)
+        assert {name: array.shape for name, array in served.items()} == {n: a.shape for n, a in expected.items()}
+        assert all(np.abs(served[name] - expected[name]).max() == 0.0 for name in expected)
+        assert all(np.abs(array).max() > 0 for array in served.values())
+
+    async def test_official_client_infers_with_plain_names(self, triton, repository):
+        pixels = pixels_for(TINY_REC, 2)
+        with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
+            tensor = tritonclient.grpc.InferInput("pixels", list(pixels.shape), "UINT8")
+            tensor.set_data_from_numpy(pixels)
+            answer = await asyncio.to_thread(client.infer, "tiny_rec", [tensor], client_timeout=10)
+            assert client.get_server_metadata().name == run_id_of(triton)
+        assert np.array_equal(answer.as_numpy("embedding"), in_process(repository, TINY_REC, pixels)["embedding"])
+
+    async def test_more_than_a_batch_keeps_its_order(self, encoder, repository):
+        pixels = pixels_for(TINY_REC, 21)
+        vectors = await encoder.embed(pixels)
+        chunks = [in_process(repository, TINY_REC, pixels[start : start + 8])["embedding"] for start in (0, 8, 16)]
+        assert vectors.dtype == np.float32
+        assert np.allclose(vectors, np.concatenate(chunks), atol=1e-6)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+    async def test_no_crops_give_no_vectors(self, encoder):
+        assert (await encoder.embed(pixels_for(TINY_REC, 0))).shape == (0, 8)
+
+    async def test_detector_drops_the_padding(self, connection):
+        pixels = pixels_for(TINY_DET, 1)
+        pixels[0, 0, 0, 0] = 2
+        found = await TritonDetector(connection, TINY_DET).detect(pixels)
+        assert found.scores.tolist() == [6, 4, 2]
+        assert found.boxes.tolist() == [[6] * 4, [4] * 4, [2] * 4]
+        pixels[0, 0, 0, 0] = 0
+        none = await TritonDetector(connection, TINY_DET).detect(pixels)
+        assert (none.scores.shape, none.boxes.shape) == ((0,), (0, 4))
+
+    async def test_a_model_of_the_other_task_is_refused(self, connection):
+        with pytest.raises(ValueError, match="expected a detector, got tiny_rec"):
+            TritonDetector(connection, TINY_REC)
+        with pytest.raises(ValueError, match="expected an encoder, got tiny_det"):
+            TritonEncoder(connection, TINY_DET, "")
+
+    async def test_wrong_pixels_are_refused(self, encoder):
+        with pytest.raises(ValueError, match=r"takes uint8 \[n"):
+            await encoder.embed(pixels_for(TINY_DET, 1)[:, :8])
+
+    async def test_concurrent_requests_are_merged(self, triton, encoder):
+        def counts() -> tuple[int, int]:
+            with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
+                stats = client.get_inference_statistics("tiny_rec").model_stats[0]
+            return stats.inference_count, stats.execution_count
+
+        inferences, executions = counts()
+        for _ in range(4):
+            await asyncio.gather(*(encoder.embed(pixels_for(TINY_REC, 1, seed)) for seed in range(32)))
+        new_inferences, new_executions = counts()
+        assert new_inferences - inferences == 128
+        assert new_executions - executions <= 64
+
+    async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog):
+        picky = TritonEncoder(connection, PICKY, "")
+        values = [0, 1, 2, 200, 4, 5, 6, 7]
+        with caplog.at_level(logging.ERROR):
+            answers = await asyncio.gather(
+                *(picky.embed(np.full((1, 1, 1, 3), value, dtype=np.uint8)) for value in values), return_exceptions=True
+            )
+        assert isinstance(answers[3], InternalError)
+        assert "indices element out of data bounds" in caplog.text
+        assert "bounds" not in str(answers[3])
+        for value, answer in zip(values, answers, strict=True):
+            if value < 10:
+                assert answer.tolist() == [[4 * value, 4 * value + 1, 4 * value + 2, 4 * value + 3]]
+
+
+class TestLimits:
+    async def test_a_deadline_that_passed_sends_nothing(self, encoder):
+        with pytest.raises(DeadlineExceededError, match="before tiny_rec was called"):
+            await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() - 1)
+
+    async def test_a_server_that_does_not_answer_is_given_up(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            connection = TritonConnection(address, ConnectionOptions(call_timeout_s=0.4))
+            encoder = TritonEncoder(connection, TINY_REC, "")
+            with pytest.raises(DeadlineExceededError, match="while tiny_rec was running"):
+                await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
+            with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
+                await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)
+            assert not await connection.ready(["tiny_rec"], timeout_s=0.1)
+            await connection.close()
+        assert caught.value.retry_after_s > 0
+
+    async def test_cancelling_leaves_no_call_behind(self, encoder):
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(encoder.embed(pixels_for(TINY_REC, 400)))
+        await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() - before == set()
+        assert (await encoder.embed(pixels_for(TINY_REC, 1))).shape == (1, 8)
+
+    async def test_ready_says_which_models_are_there(self, triton, connection):
+        assert triton.ready
+        assert await connection.ready(["tiny_rec", "tiny_det"])
+        assert not await connection.ready(["tiny_rec", "nowhere"])
+
+    async def test_an_unknown_model_is_unavailable(self, connection):
+        other = replace(TINY_REC, name="nowhere")
+        with pytest.raises(UnavailableError, match="nowhere is not ready"):
+            await TritonEncoder(connection, other, "").embed(pixels_for(other, 1))
+
+
+class TestBackend:
+    """What config.pbtxt may say beyond what we render, as in the C++ backend."""
+
+    @pytest.mark.parametrize(
+        ("addition", "fault"),
+        [
+            ('parameters { key: "execution_mode" value { string_value: "2" } }', "execution_mode must be 0 or 1"),
+            (
+                'parameters { key: "enable_mem_arena" value { string_value: "maybe" } }',
+                "enable_mem_arena must be one of",
+            ),
+            (
+                'optimization { execution_accelerators { cpu_execution_accelerator { name: "abacus" } } }',
+                "unknown Execution Accelerator 'abacus'",
+            ),
+            ('model_operations { op_library_filename: "/none.so" }', "/none.so"),
+            ('default_model_filename: "other.onnx"', "unable to find .*other.onnx"),
+        ],
+        ids=["execution mode", "boolean", "accelerator", "op library", "filename"],
+    )
+    async def test_faults_fail_the_load_with_their_reason(self, repository, control, addition, fault):
+        spec = replace(TINY_REC, name="faulty")
+        save_encoder(repository, spec)
+        with (repository / spec.name / "config.pbtxt").open("a") as config:
+            config.write(addition)
+        with pytest.raises(TritonControlError, match=fault):
+            await asyncio.to_thread(control.load, spec.name, 30)
+
+    async def test_options_of_the_cpp_backend_are_taken(self, repository, control, connection):
+        spec = replace(TINY_REC, name="options")
+        save_encoder(repository, spec)
+        (repository / spec.name / "1" / "folder").mkdir()
+        weights_path(repository, spec).rename(repository / spec.name / "1" / "folder" / "model.onnx")
+        parameters = {
+            "execution_mode": "1",
+            "inter_op_thread_count": "2",
+            "enable_mem_arena": "on",
+            "enable_mem_pattern": "false",
+            "memory.enable_memory_arena_shrinkage": "cpu:0",
+            "session.use_device_allocator_for_initializers": "1",
+            "unknown": "ignored",
+        }
+        with (repository / spec.name / "config.pbtxt").open("a") as config:
+            config.write('default_model_filename: "folder"\noptimization { graph { level: -1 } }\n')
+            config.writelines(
+                f'parameters {{ key: "{key}" value {{ string_value: {json.dumps(value)} }} }}\n'
+                for key, value in parameters.items()
+            )
+        await asyncio.to_thread(control.load, spec.name, 30)
+        pixels = pixels_for(spec, 2)
+        served = await connection.infer(spec, pixels, None)
+        expected = in_process(repository, TINY_REC, pixels)
+        assert np.allclose(served["embedding"], expected["embedding"], atol=1e-6)
+        await asyncio.to_thread(control.unload, spec.name, 5)
+
+    async def test_nothing_is_written_to_the_packages(self, triton, folder):
+        assert (folder / "cache" / "triton").is_dir()
+        commands = [" ".join(process.cmdline()) for process in processes_of(run_id_of(triton))]
+        stubs = [command for command in commands if "stub" in command.split()[0]]
+        assert len(stubs) >= 3
+        assert all(command.startswith(str(folder / "cache")) for command in stubs)
+
+
+class TestRecovery:
+    async def test_killed_stub(self, triton, encoder):
+        victim = triton._stubs["tiny_rec"][0]
+        other = triton._stubs["tiny_det"][0]
+        victim.kill()
+        seconds, errors = await seconds_until_served(encoder, TINY_REC)
+        assert seconds < RECOVERY_LIMIT_S
+        assert all(isinstance(error, UnavailableError) and error.retry_after_s > 0 for error in errors)
+        assert triton._stubs["tiny_rec"][0].pid != victim.pid
+        assert other.is_running(), "the other model goes on"
+
+    async def test_killed_server(self, triton, encoder, connection):
+        address, victim = triton.grpc_address, triton._child.pid
+        os.kill(victim, signal.SIGKILL)
+        seconds, errors = await seconds_until_served(encoder, TINY_REC)
+        assert seconds < RECOVERY_LIMIT_S
+        assert all(isinstance(error, UnavailableError) for error in errors)
+        assert triton.grpc_address == address
+        while not triton.ready:  # noqa: ASYNC110 - it looks at processes, nobody tells it
+            await asyncio.sleep(0.05)
+        assert await connection.ready([spec.name for spec in TINY])
+        servers = [process for process in processes_of(run_id_of(triton)) if process.name() == "tritonserver"]
+        assert len(servers) == 1
+        assert servers[0].pid != victim
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        ("damage", "fault"),
+        [
+            (lambda path: path.write_bytes(b"\x08\x08\x3a\x04junk"), "INVALID_PROTOBUF|Protobuf parsing failed"),
+            (Path.unlink, "unable to find .*model.onnx"),
+        ],
+        ids=["corrupt", "missing"],
+    )
+    async def test_a_bad_model_file_is_said_and_nothing_is_left(self, tmp_path, damage, fault):
+        save_encoder(tmp_path / "models", TINY_REC)
+        damage(weights_path(tmp_path / "models", TINY_REC))
+        triton = embedded(tmp_path / "models", tmp_path, ("tiny_rec",))
+        with pytest.raises(ConfigurationError, match=rf"cannot load model tiny_rec from .*{fault}.*repair or replace"):
+            await triton.start()
+        assert not list((tmp_path / "cache" / "runs").iterdir())
+        assert [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])] == []
+
+    async def test_a_port_in_use_is_said(self, tmp_path, repository):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            triton = embedded(repository, tmp_path, ("tiny_rec",), grpc_port=port, http_port=0, metrics_port=0)
+            with pytest.raises(ConfigurationError, match=rf"{port}.* in use.*choose another port"):
+                await triton.start()
+        assert not list((tmp_path / "cache" / "runs").iterdir())
+
+    async def test_two_servers_do_not_disturb_each_other(self, triton, encoder, folder, repository):
+        second = embedded(repository, folder, ("tiny_rec",))
+        await second.start()
+        run_id = run_id_of(second)
+        try:
+            assert second.grpc_address != triton.grpc_address
+            connection = TritonConnection(second.grpc_address)
+            pixels = pixels_for(TINY_REC, 3)
+            answers = await asyncio.gather(TritonEncoder(connection, TINY_REC, "").embed(pixels), encoder.embed(pixels))
+            assert np.array_equal(*answers)
+            await connection.close()
+        finally:
+            await second.stop()
+        assert_nothing_left(run_id)
+        assert (await encoder.embed(pixels_for(TINY_REC, 1))).shape == (1, 8)
+        assert triton.ready
+
+    async def test_what_a_crashed_run_left_is_swept_by_the_next(self, tmp_path, triton, repository):
+        script = textwrap.dedent("""
+            import asyncio, sys
+            from pathlib import Path
+            from shitu_server.supervisor import EmbeddedTriton, TritonOptions
+
+            async def main():
+                repository, folder = map(Path, sys.argv[1:])
+                triton = EmbeddedTriton(TritonOptions(repository, ("tiny_rec",), folder / "cache", folder / "log"))
+                await triton.start()
+                print(triton._run.id, flush=True)
+                await asyncio.sleep(600)
+
+            asyncio.run(main())
+        """)
+        command = [sys.executable, "-c", script, str(repository), str(tmp_path)]
+        crashing = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        run_id = (await crashing.stdout.readline()).decode().strip()
+        assert len(processes_of(run_id)) >= 2
+        crashing.kill()
+        await crashing.wait()
+        await asyncio.sleep(0.2)
+        assert not any(process.name() == "tritonserver" for process in processes_of(run_id)), "it dies with its parent"
+        (await asyncio.to_thread(Run.begin, tmp_path / "cache" / "runs")).close()
+        assert_nothing_left(run_id)
+        assert triton.ready, "a living run is not swept"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def demo_connection(folder):
+    absent = [spec.name for spec in SPECS.values() if not weights_path(CHECKOUT_MODELS, spec).is_file()]
+    if absent:
+        pytest.skip(f"no weights of {', '.join(absent)} in {CHECKOUT_MODELS}")
+    server = embedded(CHECKOUT_MODELS, folder, tuple(SPECS))
+    await server.start()
+    opened = TritonConnection(server.grpc_address)
+    yield opened
+    await opened.close()
+    await server.stop()
+
+
+class TestDemoModels:
+    @pytest.mark.parametrize("count", [1, 3, 8])
+    @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+    async def test_equal_onnx_runtime_in_process(self, demo_connection, spec, count):
+        pixels = pixels_for(spec, count)
+        served = await demo_connection.infer(spec, pixels, None)
+        expected = in_process(CHECKOUT_MODELS, spec, pixels)
+        assert served.keys() == expected.keys()
+        for name, array in expected.items():
+            assert np.abs(served[name] - array).max() == 0.0
+        if spec.task is Task.ENCODER:
+            assert np.allclose(np.linalg.norm(served["embedding"], axis=1), 1, atol=1e-5)
