@@ -29,6 +29,7 @@ SCORE_ERROR: Final = 2e-6
 """Greatest difference between a score of FAISS (float32, its order depends on the batch) and the exact one."""
 DEAD_SHARE: Final = 1 / 32
 LEAST_DEAD: Final = 64
+"""A chunk with more dead rows than both is worn: looking past them costs more than moving the others."""
 BLAS_THRESHOLD: Final = 4 * 512
 """FAISS compares it with queries * dimension; its own 128,000 keeps batches under 250 queries off sgemm, 4 to 8 times slower."""
 
@@ -82,26 +83,30 @@ class _ChunkView:
 class _Chunk:
     """Rows in the order they came. Only the writer touches it."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, most_rows: int) -> None:
+        self._most_rows = most_rows
         self.entries: list[Entry] = []
-        self._storage = np.empty((FIRST_ROWS, dimension), dtype=np.float32)
+        self._storage = np.empty((min(FIRST_ROWS, most_rows), dimension), dtype=np.float32)
         self._dead: set[int] = set()
         self._view: _ChunkView | None = None
 
     @property
     def room(self) -> int:
-        return CHUNK_ROWS - len(self.entries)
+        return self._most_rows - len(self.entries)
 
     @property
-    def is_worn(self) -> bool:
-        """Whether so many rows are dead that looking past them costs more than moving the others."""
-        return len(self._dead) > max(LEAST_DEAD, len(self.entries) * DEAD_SHARE)
+    def dead_count(self) -> int:
+        return len(self._dead)
+
+    @property
+    def dead_share(self) -> float:
+        return len(self._dead) / len(self.entries)
 
     def append(self, entries: Sequence[Entry], vectors: Vectors) -> None:
         """Write rows behind those that snapshots see."""
         begin, end = len(self.entries), len(self.entries) + len(entries)
         if end > len(self._storage):
-            capacity = min(CHUNK_ROWS, max(end, 2 * len(self._storage)))
+            capacity = min(self._most_rows, max(end, 2 * len(self._storage)))
             grown = np.empty((capacity, self._storage.shape[1]), dtype=np.float32)
             grown[:begin] = self._storage[:begin]
             self._storage = grown  # snapshots keep the old one
@@ -132,7 +137,16 @@ class _Chunk:
 class ExactIndex:
     """The rows of a gallery. One writer changes it; `snapshot` is for everyone."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, *, chunk_rows: int = CHUNK_ROWS, least_dead: int = LEAST_DEAD) -> None:
+        """Make an empty index.
+
+        Args:
+            dimension: of the vectors.
+            chunk_rows: of each array but the last.
+            least_dead: dead rows of a chunk that are never worth moving the living ones.
+        """
+        self._chunk_rows = chunk_rows
+        self._least_dead = least_dead
         self._dimension = dimension
         self._chunks: list[_Chunk] = []
         self._places: dict[str, tuple[_Chunk, int]] = {}
@@ -161,7 +175,7 @@ class ExactIndex:
         begin = 0
         while begin < len(entries):
             if not self._chunks or not self._chunks[-1].room:
-                self._chunks.append(_Chunk(self._dimension))
+                self._chunks.append(_Chunk(self._dimension, self._chunk_rows))
             chunk = self._chunks[-1]
             end = min(len(entries), begin + chunk.room)
             first_slot = len(chunk.entries)
@@ -177,7 +191,9 @@ class ExactIndex:
                 place[0].kill(place[1])
 
     def _sweep(self) -> None:
-        worn = [chunk for chunk in self._chunks if chunk.is_worn]
+        worn = [
+            chunk for chunk in self._chunks if chunk.dead_count > self._least_dead and chunk.dead_share > DEAD_SHARE
+        ]
         self._chunks = [chunk for chunk in self._chunks if chunk not in worn]
         for chunk in worn:
             self._append(*chunk.living())
