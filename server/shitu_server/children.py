@@ -22,6 +22,8 @@ from typing import IO, Final
 
 import psutil
 
+from shitu_server.errors import ConfigurationError
+
 RUN_ID_VARIABLE: Final = "SHITU_RUN_ID"
 _RECORD_SUFFIX: Final = ".run"
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary folder: where Linux keeps POSIX shared memory
@@ -46,16 +48,24 @@ class Run:
 
         Args:
             directory: where the records of all runs of this user are; is created.
+
+        Raises:
+            ConfigurationError: it cannot be written.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        sweep(directory)
         run_id = uuid.uuid4().hex[:12]
         path = directory / f"{run_id}{_RECORD_SUFFIX}"
-        # Locked before it gets its name, so that no other server's sweep can take it for a left-over.
         draft = path.with_suffix(".new")
-        lock = draft.open("w", encoding="utf-8")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        draft.rename(path)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            sweep(directory)
+            # Locked before it gets its name, so that no other server's sweep can take it for a left-over.
+            lock = draft.open("w", encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            draft.rename(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot keep a record of this run in {directory} ({error}); choose another"
+            ) from error
         return cls(run_id, path, lock)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ import psutil
 from shitu_server import triton_assembly
 from shitu_server.children import Child, Command, Run, remove_shared_memory
 from shitu_server.errors import ConfigurationError, ShituError
-from shitu_server.triton_assembly import Ports
 from shitu_server.triton_control import TritonControl, TritonControlError
+from shitu_server.triton_ports import LOOPBACK, PortInUseError, Ports
 
-_HOST: Final = "127.0.0.1"
 _PORT_ATTEMPTS: Final = 3
 _POLL_S: Final = 0.02
 _PROBE_TIMEOUT_S: Final = 1.0
@@ -51,8 +49,8 @@ class TritonOptions:
     metrics_port: int = 0
     start_timeout_s: float = 120.0
     """From the start of the process to the last model ready, warm-up included."""
-    stop_timeout_s: float = 4.0
-    """How long requests in flight and models get to finish before the server is killed."""
+    stop_timeout_s: float = 2.0
+    """How long the server gets to finish requests in flight and unload; then it is killed. It keeps nothing that could be lost."""
     watch_interval_s: float = 0.25
     """How often the processes are looked at."""
 
@@ -65,7 +63,7 @@ class EmbeddedTriton:
 
     def __init__(self, options: TritonOptions) -> None:
         self._options = options
-        self._ports = Ports(0, 0, 0)
+        self._ports = Ports()
         self._run: Run | None = None
         self._child: Child | None = None
         self._stubs: dict[str, list[psutil.Process]] = {}
@@ -76,17 +74,17 @@ class EmbeddedTriton:
     @property
     def grpc_address(self) -> str:
         """`host:port` of the inference service; stays the same when the server is brought back."""
-        return f"{_HOST}:{self._ports.grpc}"
+        return f"{LOOPBACK}:{self._ports.grpc}"
 
     @property
     def http_address(self) -> str:
         """`host:port` of the HTTP interface."""
-        return f"{_HOST}:{self._ports.http}"
+        return f"{LOOPBACK}:{self._ports.http}"
 
     @property
     def metrics_address(self) -> str:
         """`host:port` of the Prometheus metrics, path /metrics."""
-        return f"{_HOST}:{self._ports.metrics}"
+        return f"{LOOPBACK}:{self._ports.metrics}"
 
     @property
     def ready(self) -> bool:
@@ -108,6 +106,9 @@ class EmbeddedTriton:
             self._rotate_log()
             await self._launch_on_free_ports()
             await self._load_models()
+        except OSError as error:
+            await self.stop()
+            raise ConfigurationError(f"the embedded Triton cannot start: {error}") from error
         except BaseException:
             await self.stop()
             raise
@@ -134,12 +135,11 @@ class EmbeddedTriton:
         wanted = Ports(options.grpc_port, options.http_port, options.metrics_port)
         for attempt in range(_PORT_ATTEMPTS):
             try:
-                self._ports = _chosen(wanted)
+                self._ports = wanted.chosen()
                 await self._launch()
-            except _PortInUseError as error:
+            except PortInUseError as error:
                 await self._kill()
-                fixed = error.port != 0 and error.port in (wanted.grpc, wanted.http, wanted.metrics)
-                if fixed or attempt == _PORT_ATTEMPTS - 1:
+                if wanted.fixes(error.port) or attempt == _PORT_ATTEMPTS - 1:
                     raise ConfigurationError(f"{error}; stop what uses it or choose another port for Triton") from error
             else:
                 return
@@ -168,7 +168,7 @@ class EmbeddedTriton:
             if answer == identity:
                 return
             if answer is not None:
-                raise _PortInUseError(self._ports.http, "another server answers there")
+                raise PortInUseError(self._ports.http, "another server answers there")
             await asyncio.sleep(_POLL_S)
         raise self._start_error(f"Triton did not answer within {self._options.start_timeout_s:g} s")
 
@@ -203,7 +203,7 @@ class EmbeddedTriton:
             try:
                 await self._look()
                 backoff_s = 1.0
-            except (ShituError, TritonControlError, _PortInUseError, psutil.Error, OSError) as error:
+            except (ShituError, TritonControlError, PortInUseError, psutil.Error, OSError) as error:
                 _log.error("Triton is down, trying again in %g s: %s", backoff_s, error)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
@@ -258,34 +258,8 @@ class EmbeddedTriton:
     def _start_error(self, what: str) -> Exception:
         lines = _decisive_lines(self._options.log_path, self._log_start)
         if any("already in use" in line for line in lines):
-            return _PortInUseError(0, lines[-1])
+            return PortInUseError(0, lines[-1])
         return ConfigurationError(f"{what} (log: {self._options.log_path}): {' | '.join(lines) or 'the log is empty'}")
-
-
-class _PortInUseError(Exception):
-    """Another process has one of the ports; `port` is 0 where it is not known which."""
-
-    def __init__(self, port: int, detail: str) -> None:
-        super().__init__(f"port {port or 'of Triton'} is in use: {detail}")
-        self.port = port
-
-
-def _chosen(wanted: Ports) -> Ports:
-    """Put free ports where 0 stands. They can be taken before Triton binds them, so the caller tries again."""
-    sockets: list[socket.socket] = []
-    try:
-        for port in (wanted.grpc, wanted.http, wanted.metrics):
-            sockets.append(socket.socket())
-            if port:  # as Triton does: connections that are closing do not hold it
-                sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sockets[-1].bind((_HOST, port))
-            except OSError as error:
-                raise _PortInUseError(port, str(error)) from error
-        return Ports(*(one.getsockname()[1] for one in sockets))
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from shitu_server.errors import ConfigurationError
+from shitu_server.triton_ports import LOOPBACK, Ports
 
 _DISTRIBUTION: Final = "nvidia-pytriton"
 _BACKEND_SOURCE: Final = Path(__file__).with_name("triton_backend")
@@ -40,15 +41,6 @@ class Assembly:
     stub: Path
     backends: Path
     libraries: Path
-
-
-@dataclass(frozen=True)
-class Ports:
-    """TCP ports on the loopback interface."""
-
-    grpc: int
-    http: int
-    metrics: int
 
 
 def assemble(cache_dir: Path) -> Assembly:
@@ -117,7 +109,6 @@ def check_libraries(assembly: Assembly, environment: Mapping[str, str]) -> None:
 
 def arguments(assembly: Assembly, repository: Path, identity: str, ports: Ports, memory_prefix: str) -> list[str]:
     """Return the command line of the server. It loads no model by itself: loads are asked for, so that each fault has its reply."""
-    host = "127.0.0.1"
     return [
         str(assembly.server),
         f"--id={identity}",
@@ -128,11 +119,11 @@ def arguments(assembly: Assembly, repository: Path, identity: str, ports: Ports,
         "--disable-auto-complete-config",
         "--strict-readiness=false",
         f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
-        f"--grpc-address={host}",
+        f"--grpc-address={LOOPBACK}",
         f"--grpc-port={ports.grpc}",
-        f"--http-address={host}",
+        f"--http-address={LOOPBACK}",
         f"--http-port={ports.http}",
-        f"--metrics-address={host}",
+        f"--metrics-address={LOOPBACK}",
         f"--metrics-port={ports.metrics}",
         f"--allow-gpu-metrics={str(has_gpu()).lower()}",
         "--grpc-keepalive-permit-without-calls=1",
@@ -163,17 +154,16 @@ def _key(stub: Path) -> str:
 
 
 def _fill(target: Path, source: Path, stub: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Copies, because Triton refuses a library that a symbolic link leads out of the folder.
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".draft-"))
+    # Made beside and renamed, so that nobody sees half of it.
+    draft = target.with_name(f".draft-{uuid.uuid4().hex}")
     try:
+        # Copies, because Triton refuses a library that a symbolic link leads out of the folder.
+        shutil.copytree(_BACKEND_SOURCE, draft, ignore=shutil.ignore_patterns("__pycache__"))
         python = draft / "python"
         python.mkdir()
         shutil.copy2(stub, python / _STUB)
         for name in _PYTHON_BACKEND_FILES:
             shutil.copy2(source / "backends" / "python" / name, python / name)
-        shutil.copytree(_BACKEND_SOURCE, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        draft.chmod(0o755)
         draft.rename(target)
     except OSError as error:
         if not target.is_dir():  # else another server was quicker

@@ -6,7 +6,8 @@ import http.client
 import json
 from typing import Final
 
-_HOST: Final = "127.0.0.1"
+from shitu_server.triton_ports import LOOPBACK
+
 _MAX_REPLY_BYTES: Final = 1 << 20
 
 
@@ -51,7 +52,7 @@ class TritonControl:
             raise TritonControlError(_reason(body))
 
     def _call(self, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=max(timeout_s, 0.01))
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=max(timeout_s, 0.01))
         try:
             connection.request(method, path, body=b"{}" if method == "POST" else None)
             response = connection.getresponse()
