@@ -20,7 +20,7 @@ from shitu_server.admission import Admission
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Pipeline, PipelineLimits, ServedDetector, ServedEncoder
+from shitu_server.pipeline import Admissions, Models, Pipeline, PipelineLimits
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems
@@ -85,19 +85,20 @@ class Gateway:
     def _pipeline(self) -> Pipeline:
         settings = self._settings
         detector, encoder = self._specs
+        models = Models(
+            TritonDetector(self._triton, detector),
+            detector,
+            TritonEncoder(self._triton, encoder, self._fingerprint(encoder)),
+            encoder,
+        )
         return Pipeline(
-            ServedDetector(
-                TritonDetector(self._triton, detector),
-                detector,
-                Admission(detector.name, settings.detector_queue_items),
-            ),
-            ServedEncoder(
-                TritonEncoder(self._triton, encoder, self._fingerprint(encoder)),
-                encoder,
-                Admission(encoder.name, settings.encoder_queue_items),
-            ),
+            models,
             self._gallery,
             self._workers,
+            Admissions(
+                Admission("pictures", settings.max_pictures_in_flight),
+                Admission(f"crops at {encoder.name}", settings.max_crops_in_flight),
+            ),
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )

@@ -105,21 +105,21 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class ServedDetector:
-    """A detector, what it is, and its admission."""
+class Models:
+    """The two models, and what they are."""
 
-    model: Detector
-    spec: ModelSpec
-    admission: Admission
+    detector: Detector
+    detector_spec: ModelSpec
+    encoder: Encoder
+    encoder_spec: ModelSpec
 
 
 @dataclass(frozen=True)
-class ServedEncoder:
-    """An encoder, what it is, and its admission."""
+class Admissions:
+    """What may be in flight: requests are refused at their entrance where either is full."""
 
-    model: Encoder
-    spec: ModelSpec
-    admission: Admission
+    pictures: Admission
+    crops: Admission
 
 
 class Pipeline:
@@ -127,24 +127,24 @@ class Pipeline:
 
     def __init__(
         self,
-        detector: ServedDetector,
-        encoder: ServedEncoder,
+        models: Models,
         gallery: Gallery,
         workers: ImageWorkers,
+        admissions: Admissions,
         image_limits: ImageLimits,
         limits: PipelineLimits,
     ) -> None:
-        self._detector = detector
-        self._encoder = encoder
+        self._models = models
         self._gallery = gallery
         self._workers = workers
+        self._admissions = admissions
         self._image_limits = image_limits
         self._limits = limits
 
     @property
     def encoder(self) -> Encoder:
         """The encoder that galleries are bound to."""
-        return self._encoder.model
+        return self._models.encoder
 
     async def recognize(
         self, content: bytes, gallery: str, options: RecognizeOptions, *, deadline_s: float | None
@@ -158,20 +158,13 @@ class Pipeline:
         """
         clock = StageClock()
         self._check_options(gallery, options)
-        # Work whose second half would be refused is not begun.
-        self._encoder.admission.check()
-        picture = await self._decoded(content, clock, deadline_s)
-        objects = await self._objects(picture, options, clock, deadline_s)
-        vectors = await self._embedded(picture, objects.boxes, clock, deadline_s)
-        _check_alive(deadline_s)
-        with clock.stage("search"):
-            found = await self._gallery.search(
-                gallery,
-                vectors,
-                self.encoder.fingerprint,
-                top_k=self._limits.default_top_k if options.top_k is None else options.top_k,
-                deadline_s=deadline_s,
-            )
+        # Work whose second half would have to wait is not begun.
+        self._admissions.crops.check()
+        with self._admissions.pictures.admit():
+            picture = await self._decoded(content, clock, deadline_s)
+            objects = await self._objects(picture, options, clock, deadline_s)
+            vectors = await self._embedded(picture, objects.boxes, clock, deadline_s)
+            found = await self._found(vectors, gallery, options, clock, deadline_s)
         recognized = _decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
         height, width = picture.shape[:2]
         return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, clock.timings())
@@ -183,8 +176,9 @@ class Pipeline:
         clock = StageClock()
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         self._check_thresholds(options)
-        picture = await self._decoded(content, clock, deadline_s)
-        detections = await self._detected(picture, options, clock, deadline_s)
+        with self._admissions.pictures.admit():
+            picture = await self._decoded(content, clock, deadline_s)
+            detections = await self._detected(picture, options, clock, deadline_s)
         height, width = picture.shape[:2]
         return Detection(detections, width, height, clock.timings())
 
@@ -202,17 +196,20 @@ class Pipeline:
         With `with_thumbnail`, the first box (or the whole picture) comes back as a JPEG too.
         """
         clock = StageClock()
-        picture = await self._decoded(content, clock, deadline_s, field)
-        chosen = self._requested(picture, boxes) if len(boxes) else _whole(picture)
-        vectors = await self._embedded(picture, chosen.boxes, clock, deadline_s)
-        small = await self._thumbnail(picture, chosen.boxes[0]) if with_thumbnail else b""
+        self._admissions.crops.check()
+        with self._admissions.pictures.admit():
+            picture = await self._decoded(content, clock, deadline_s, field)
+            chosen = self._requested(picture, boxes, "boxes") if len(boxes) else _whole(picture)
+            vectors = await self._embedded(picture, chosen.boxes, clock, deadline_s)
+            small = await self._thumbnail(picture, chosen.boxes[0]) if with_thumbnail else b""
         return Embedding(vectors, self.encoder.fingerprint, clock.timings(), small)
 
     async def preview(self, content: bytes, boxes: Boxes, *, field: str = "image", deadline_s: float | None) -> bytes:
         """Return the first box of a picture, or the whole picture where there is no box, as a small JPEG. Raises as `embed`."""
-        picture = await self._decoded(content, StageClock(), deadline_s, field)
-        chosen = self._requested(picture, boxes) if len(boxes) else _whole(picture)
-        return await self._thumbnail(picture, chosen.boxes[0])
+        with self._admissions.pictures.admit():
+            picture = await self._decoded(content, StageClock(), deadline_s, field)
+            chosen = self._requested(picture, boxes, "box") if len(boxes) else _whole(picture)
+            return await self._thumbnail(picture, chosen.boxes[0])
 
     async def _decoded(
         self, content: bytes, clock: StageClock, deadline_s: float | None, field: str = "image"
@@ -229,7 +226,7 @@ class Pipeline:
         self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
     ) -> Objects:
         if len(options.boxes):
-            return self._requested(picture, options.boxes)
+            return self._requested(picture, options.boxes, "options.boxes")
         if options.skip_detection:
             return _whole(picture)
         found = await self._detected(picture, options, clock, deadline_s)
@@ -238,13 +235,13 @@ class Pipeline:
     async def _detected(
         self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
     ) -> Detections:
-        spec = self._detector.spec
+        spec = self._models.detector_spec
         threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
         most = self._limits.max_boxes if options.max_objects is None else options.max_objects
-        with self._detector.admission.admit(1), clock.stage("detect"):
+        with clock.stage("detect"):
             pixels = await self._workers.run(lambda: resize(picture, spec)[None])
             _check_alive(deadline_s)
-            found = await self._detector.model.detect(pixels, deadline_s=deadline_s)
+            found = await self._models.detector.detect(pixels, deadline_s=deadline_s)
         height, width = picture.shape[:2]
         scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
         boxes = clip(found.boxes * scale, width, height)
@@ -252,48 +249,58 @@ class Pipeline:
         return Detections(boxes[kept], found.scores[kept])
 
     async def _embedded(self, picture: Picture, boxes: Boxes, clock: StageClock, deadline_s: float | None) -> Vectors:
-        with self._encoder.admission.admit(len(boxes)):
+        with self._admissions.crops.hold(len(boxes)):
             with clock.stage("crop"):
-                pixels = await self._workers.run(lambda: crops(picture, boxes, self._encoder.spec))
+                pixels = await self._workers.run(lambda: crops(picture, boxes, self._models.encoder_spec))
             _check_alive(deadline_s)
             with clock.stage("embed"):
-                return await self._encoder.model.embed(pixels, deadline_s=deadline_s)
+                return await self._models.encoder.embed(pixels, deadline_s=deadline_s)
+
+    async def _found(
+        self, vectors: Vectors, gallery: str, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
+    ) -> SearchResult:
+        _check_alive(deadline_s)
+        top_k = self._limits.default_top_k if options.top_k is None else options.top_k
+        with clock.stage("search"):
+            return await self._gallery.search(
+                gallery, vectors, self.encoder.fingerprint, top_k=top_k, deadline_s=deadline_s
+            )
 
     async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
         height, width = picture.shape[:2]
         x1, y1, x2, y2 = pixel_bounds(box, width, height)
         return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
 
-    def _requested(self, picture: Picture, boxes: Boxes) -> Objects:
+    def _requested(self, picture: Picture, boxes: Boxes, field: str) -> Objects:
         if len(boxes) > self._limits.max_boxes:
-            raise InvalidArgumentError("boxes", f"expected at most {self._limits.max_boxes}, got {len(boxes)}")
+            raise InvalidArgumentError(field, f"expected at most {self._limits.max_boxes}, got {len(boxes)}")
         height, width = picture.shape[:2]
         for index, box in enumerate(boxes):
-            _check_box(box, index, width, height)
+            _check_box(box, f"{field}[{index}]", width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
 
     def _match_threshold(self, options: RecognizeOptions) -> float:
         wished = options.match_threshold
-        return self._encoder.spec.default_threshold if wished is None else wished
+        return self._models.encoder_spec.default_threshold if wished is None else wished
 
     def _check_options(self, gallery: str, options: RecognizeOptions) -> None:
         if not gallery:
             raise InvalidArgumentError(
                 "gallery", "expected the name of a gallery, got nothing; ListGalleries lists them"
             )
-        self._check_thresholds(options)
+        self._check_thresholds(options, "options.")
         top_k = options.top_k
         if top_k is not None and not 1 <= top_k <= self._limits.max_top_k:
             raise InvalidArgumentError("options.top_k", f"expected 1 to {self._limits.max_top_k}, got {top_k}")
         if options.skip_detection and len(options.boxes):
             raise InvalidArgumentError("options.skip_detection", "expected either boxes or skip_detection, got both")
 
-    def _check_thresholds(self, options: RecognizeOptions) -> None:
-        _check_range("detection_threshold", options.detection_threshold, 0.0, 1.0)
-        _check_range("match_threshold", options.match_threshold, -1.0, 1.0)
+    def _check_thresholds(self, options: RecognizeOptions, prefix: str = "") -> None:
+        _check_range(f"{prefix}detection_threshold", options.detection_threshold, 0.0, 1.0)
+        _check_range(f"{prefix}match_threshold", options.match_threshold, -1.0, 1.0)
         most = options.max_objects
         if most is not None and not 1 <= most <= self._limits.max_boxes:
-            raise InvalidArgumentError("max_objects", f"expected 1 to {self._limits.max_boxes}, got {most}")
+            raise InvalidArgumentError(f"{prefix}max_objects", f"expected 1 to {self._limits.max_boxes}, got {most}")
 
 
 def _whole(picture: Picture) -> Objects:
@@ -334,11 +341,11 @@ def _check_range(field_name: str, value: float | None, low: float, high: float) 
         raise InvalidArgumentError(field_name, f"expected {low} to {high}, got {value}")
 
 
-def _check_box(box: Boxes, index: int, width: int, height: int) -> None:
+def _check_box(box: Boxes, field: str, width: int, height: int) -> None:
     x1, y1, x2, y2 = (float(value) for value in box)
     inside = np.isfinite(box).all() and max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)
     if not inside:
         raise InvalidArgumentError(
-            f"boxes[{index}]",
+            field,
             f"expected x1 < x2 and y1 < y2 with a part inside the {width}x{height} picture, got ({x1}, {y1}, {x2}, {y2})",
         )

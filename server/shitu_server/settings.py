@@ -64,10 +64,10 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
     max_batch_entries: Annotated[int, Field(ge=1)] = 64
     max_stream_in_flight: Annotated[int, Field(ge=1)] = 16
-    detector_queue_items: Annotated[int, Field(ge=1)] = 48
-    """Pictures in flight at the detector, of one gateway: about three times its max_batch."""
-    encoder_queue_items: Annotated[int, Field(ge=1)] = 96
-    """Crops in flight at the encoder, of one gateway."""
+    max_pictures_in_flight: Annotated[int, Field(ge=1)] = 48
+    """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
+    max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
+    """At the encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from shitu.v1 import gallery_pb2 as pb
+from shitu_server.admission import patiently
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.galleries import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
@@ -50,7 +51,7 @@ class PictureItems:
                         return await self._from_vector(message, field, encoder_fingerprint, deadline_s)
                     if not pictures_fit:
                         raise _other_encoder(field, self.default_encoder.fingerprint, gallery)
-                    return await self._from_picture(message, field, deadline_s)
+                    return await patiently(lambda: self._from_picture(message, field, deadline_s), deadline_s)
                 except ShituError as error:
                     return error
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shitu.v1 import recognition_pb2 as pb
 from shitu.v1 import recognition_pb2_grpc
+from shitu_server.admission import patiently
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.interceptors import Context, deadline_of, status_of
@@ -116,7 +117,7 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
     async def _outcome(self, entry: pb.RecognizeEntry, deadline_s: float | None) -> pb.RecognizeOutcome:
         try:
             _check_request_id(entry.request_id)
-            response = await self._recognize(entry.request, deadline_s)
+            response = await patiently(lambda: self._recognize(entry.request, deadline_s), deadline_s)
             return pb.RecognizeOutcome(request_id=entry.request_id, response=response)
         except Exception as error:  # noqa: BLE001  one bad picture never ends a batch or a stream
             return pb.RecognizeOutcome(request_id=entry.request_id, error=status_of(error))
