@@ -20,6 +20,7 @@ from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer, VectorItems
 from shitu_server.rpc.interceptors import ErrorInterceptor
 
@@ -77,8 +78,9 @@ async def serve_gallery(
 async def _listening(
     address: str, servicer: GalleryServicer, max_message_bytes: int, drain_timeout_s: float
 ) -> AsyncIterator[None]:
+    draining = DrainInterceptor()
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[ErrorInterceptor(), draining],
         options=(
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -97,7 +99,8 @@ async def _listening(
         yield
     finally:
         await health_servicer.enter_graceful_shutdown()
-        await server.stop(drain_timeout_s)
+        await draining.drain(drain_timeout_s)
+        await server.stop(None)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> None:

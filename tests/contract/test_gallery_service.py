@@ -1,0 +1,169 @@
+"""GalleryService as a client with the generated stubs sees it: status codes, typed details, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from shitu.v1 import gallery_pb2 as pb
+from shitu.v1 import gallery_pb2_grpc
+from shitu_server.gallery.embedded import EmbeddedGallery
+from shitu_server.rpc.galleries import GalleryServicer, VectorItems
+from shitu_server.rpc.interceptors import ErrorInterceptor
+from shitu_server.wire.galleries import vector_message
+from shitu_server.wire.statuses import DETAILS_KEY
+
+ENCODER = "encoder-1"
+ROWS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
+    gallery = await EmbeddedGallery.open(tmp_path / "data")
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    servicer = GalleryServicer(gallery, VectorItems(all_or_nothing=False))
+    gallery_pb2_grpc.add_GalleryServiceServicer_to_server(servicer, server)
+    address = f"unix:{tmp_path}/service.sock"
+    server.add_insecure_port(address)
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        connected = gallery_pb2_grpc.GalleryServiceStub(channel)
+        await connected.CreateGallery(pb.CreateGalleryRequest(name="g", encoder_fingerprint=ENCODER, dimension=8))
+        yield connected
+    await server.stop(None)
+    await gallery.close()
+
+
+def item(item_id: str, row: int = 0, **fields) -> pb.NewItem:
+    return pb.NewItem(**{"id": item_id, "label": "label", "vector": vector_message(ROWS[row]), **fields})
+
+
+def add_request(*items: pb.NewItem, **fields) -> pb.AddItemsRequest:
+    return pb.AddItemsRequest(**{"gallery": "g", "items": items, "encoder_fingerprint": ENCODER, **fields})
+
+
+def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    return next(status_pb2.Status.FromString(value) for key, value in error.trailing_metadata() if key == DETAILS_KEY)
+
+
+def details_of(status: status_pb2.Status) -> dict[str, object]:
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.ResourceInfo)
+    return {kind.__name__: found for detail in status.details for kind in kinds if detail.Unpack(found := kind())}
+
+
+async def failure(call: grpc.aio.UnaryUnaryCall) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_bad_items_fail_alone(stub):
+    nan = ROWS[2].copy()
+    nan[0] = np.nan
+    request = add_request(
+        item("good"),
+        item("nan", vector=vector_message(nan)),
+        item("short", vector=vector_message(ROWS[0][:5])),
+        pb.NewItem(id="picture", label="label", image=b"jpeg"),
+        item(""),
+        item("good", 3),
+        item("also good", 4, image=b"jpeg"),
+    )
+    reply = await stub.AddItems(request)
+    assert [result.id for result in reply.results] == ["good", "nan", "short", "picture", "", "good", "also good"]
+    outcomes = [result.WhichOneof("outcome") for result in reply.results]
+    assert outcomes == ["added", "error", "error", "error", "error", "error", "added"]
+    codes = [result.error.code for result in reply.results]
+    assert codes == [0, 3, 9, 3, 3, 3, 0]  # INVALID_ARGUMENT and FAILED_PRECONDITION
+    fields = [details_of(reply.results[i].error)["BadRequest"].field_violations[0].field for i in (1, 3, 4, 5)]
+    assert fields == ["items[1].vector", "items[3].vector", "items[4].id", "items[5].id"]
+    listed = await stub.ListItems(pb.ListItemsRequest(gallery="g"))
+    assert [listed_item.id for listed_item in listed.items] == ["good", "also good"]
+    stored = await stub.GetItem(pb.GetItemRequest(gallery="g", id="also good"))
+    assert stored.item.thumbnail == b"jpeg"
+    assert stored.item.vector.dimension == 8
+
+
+async def test_nothing_is_written_where_all_items_are_bad(stub):
+    before = (await stub.GetGallery(pb.GetGalleryRequest(name="g"))).gallery.state
+    reply = await stub.AddItems(add_request(item("")))
+    assert reply.state == before
+    assert reply.results[0].error.code == 3
+
+
+async def test_search_defaults(stub):
+    await stub.AddItems(add_request(*(item(str(i), i) for i in range(20))))
+    query = pb.Query(vector=vector_message(ROWS[3]))
+    reply = await stub.Search(pb.SearchRequest(gallery="g", queries=[query], encoder_fingerprint=ENCODER))
+    assert len(reply.results[0].matches) == 5
+    assert reply.results[0].matches[0].item_id == "3"
+    close = pb.SearchRequest(gallery="g", queries=[query], encoder_fingerprint=ENCODER, top_k=20, match_threshold=0.999)
+    assert [match.item_id for match in (await stub.Search(close)).results[0].matches] == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "field"),
+    [
+        ("CreateGallery", pb.CreateGalleryRequest(name="h"), "INVALID_ARGUMENT", "encoder_fingerprint"),
+        ("CreateGallery", pb.CreateGalleryRequest(name="h", dimension=3), "INVALID_ARGUMENT", "encoder_fingerprint"),
+        ("CreateGallery", pb.CreateGalleryRequest(name="h", encoder_fingerprint="e"), "INVALID_ARGUMENT", "dimension"),
+        ("AddItems", add_request(item("a"), encoder_fingerprint=""), "INVALID_ARGUMENT", "encoder_fingerprint"),
+        ("AddItems", add_request(), "INVALID_ARGUMENT", "items"),
+        ("AddItems", add_request(*[item("a")] * 257), "INVALID_ARGUMENT", "items"),
+        ("Search", pb.SearchRequest(gallery="g", encoder_fingerprint=ENCODER), "INVALID_ARGUMENT", "queries"),
+        (
+            "Search",
+            pb.SearchRequest(gallery="g", queries=[pb.Query(image=b"jpeg")], encoder_fingerprint=ENCODER),
+            "INVALID_ARGUMENT",
+            "queries[0]",
+        ),
+        (
+            "Search",
+            pb.SearchRequest(
+                gallery="g", queries=[pb.Query(vector=vector_message(ROWS[0]))], encoder_fingerprint=ENCODER, top_k=0
+            ),
+            "INVALID_ARGUMENT",
+            "top_k",
+        ),
+        ("ListItems", pb.ListItemsRequest(gallery="g", page_size=-1), "INVALID_ARGUMENT", "page_size"),
+        ("ListItems", pb.ListItemsRequest(gallery="g", page_token="9" * 30), "INVALID_ARGUMENT", "page_token"),
+    ],
+)
+async def test_wrong_field_is_named(stub, method: str, request_, code: str, field: str):
+    error = await failure(getattr(stub, method)(request_))
+    assert error.code().name == code
+    details = details_of(status_of(error))
+    assert details["BadRequest"].field_violations[0].field == field
+    assert details["ErrorInfo"].domain == "shitu.v1"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "resource"),
+    [
+        ("GetGallery", pb.GetGalleryRequest(name="no"), "NOT_FOUND", ("gallery", "no")),
+        ("AddItems", add_request(item("a"), gallery="no"), "NOT_FOUND", ("gallery", "no")),
+        ("GetItem", pb.GetItemRequest(gallery="g", id="no"), "NOT_FOUND", ("item", "no")),
+        (
+            "CreateGallery",
+            pb.CreateGalleryRequest(name="g", encoder_fingerprint=ENCODER, dimension=8),
+            "ALREADY_EXISTS",
+            ("gallery", "g"),
+        ),
+    ],
+)
+async def test_resource_is_named(stub, method: str, request_, code: str, resource: tuple[str, str]):
+    error = await failure(getattr(stub, method)(request_))
+    assert error.code().name == code
+    named = details_of(status_of(error))["ResourceInfo"]
+    assert (named.resource_type, named.resource_name) == resource
+
+
+async def test_other_encoder_fails_the_precondition(stub):
+    error = await failure(stub.AddItems(add_request(item("a"), encoder_fingerprint="other")))
+    assert error.code().name == "FAILED_PRECONDITION"
+    assert details_of(status_of(error))["ErrorInfo"].reason == "ENCODER_MISMATCH"
