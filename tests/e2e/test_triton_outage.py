@@ -18,13 +18,14 @@ from PIL import Image
 from tests.conftest import start_server
 
 from shitu.v1 import recognition_pb2, recognition_pb2_grpc
+from shitu_server.children import sweep
 
 RECOVERY_LIMIT_S = 10.0
 
 
 @pytest.fixture
 def outage_server(tmp_path):
-    running = start_server(tmp_path)
+    running = start_server(tmp_path, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     try:
         running.wait_until_serving()
         yield running
@@ -83,7 +84,7 @@ async def outage(stub) -> tuple[float, list[grpc.aio.AioRpcError]]:
     pytest.fail(f"not served again: {errors[-1:]}")
 
 
-async def test_triton_comes_back_and_everything_dies_with_the_server(outage_server):
+async def test_triton_comes_back_and_everything_dies_with_the_server(outage_server, tmp_path):
     async with grpc.aio.insecure_channel(outage_server.address) as channel:
         stub = recognition_pb2_grpc.RecognitionServiceStub(channel)
         await stub.Embed(recognition_pb2.EmbedRequest(image=picture()), timeout=5)
@@ -105,3 +106,9 @@ async def test_triton_comes_back_and_everything_dies_with_the_server(outage_serv
     while left := [one for one in family if is_alive(one)]:
         assert time.monotonic() < end_s, left
         await asyncio.sleep(0.1)
+    runs = tmp_path / "cache" / "shitu" / "runs"
+    crashed = [record.stem for record in runs.iterdir()]
+    assert crashed
+    sweep(runs)  # the next server does it before it starts
+    assert list(runs.iterdir()) == []
+    assert [path for path in Path("/dev/shm").iterdir() if any(run_id in path.name for run_id in crashed)] == []
