@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shitu_train.cli import main
+from shitu_train.commands import commands
 
 if __name__ == "__main__":
-    main()
+    commands()

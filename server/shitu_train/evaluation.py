@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shitu_models.boxes import clip, iou, pixel_bounds
 from shitu_models.preprocessing import resize
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, ModelSpec
+from shitu_train.arrays import float32
 from shitu_train.datasets.grocery import Photo, grocery_split, read_photos
 
 FOUND_IOU = 0.5
@@ -42,7 +43,10 @@ class OnnxModel:
     def embed(self, pictures: list[NDArray[np.uint8]], batch: int = 16) -> NDArray[np.float32]:
         """Unit vectors float32 [n, d] of uint8 RGB pictures of any size."""
         pixels = [resize(picture, self.spec) for picture in pictures]
-        rows = [self._session.run([EMBEDDING], {PIXELS: np.stack(pixels[i : i + batch])})[0] for i in range(0, len(pixels), batch)]
+        rows = [
+            self._session.run([EMBEDDING], {PIXELS: np.stack(pixels[i : i + batch])})[0]
+            for i in range(0, len(pixels), batch)
+        ]
         return np.concatenate(rows)
 
     def detect(self, picture: NDArray[np.uint8], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -51,7 +55,7 @@ class OnnxModel:
         boxes, scores = self._session.run([DET_BOXES, DET_SCORES], {PIXELS: pixels})
         height, width = picture.shape[:2]
         kept = scores[0] >= threshold
-        scale = np.float32([width, height, width, height]) / self.spec.input_size
+        scale = float32([width, height, width, height]) / self.spec.input_size
         return clip(boxes[0][kept] * scale, width, height), scores[0][kept]
 
 

@@ -7,7 +7,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 
-class ArcMargin(nn.Layer):  # type: ignore[misc]
+class ArcMargin(nn.Layer):
     """Additive angular margin over learnt class centres (`head.weight` of the official CLIP checkpoints), scale 30."""
 
     def __init__(self, embedding: int, classes: int, scale: float = 30.0) -> None:
@@ -20,7 +20,9 @@ class ArcMargin(nn.Layer):  # type: ignore[misc]
         cosine = F.normalize(embedding, axis=1).matmul(F.normalize(self.weight, axis=0))
         true = F.one_hot(labels, cosine.shape[1])
         own = (cosine * true).sum(axis=1, keepdim=True).clip(-1 + 1e-6, 1 - 1e-6)
-        widened = own * paddle.cos(paddle.to_tensor(margin)) - paddle.sqrt(1 - own * own) * paddle.sin(paddle.to_tensor(margin))
+        widened = own * paddle.cos(paddle.to_tensor(margin)) - paddle.sqrt(1 - own * own) * paddle.sin(
+            paddle.to_tensor(margin)
+        )
         # Past pi - margin the widened cosine would rise again; there the plain cosine less a constant keeps it falling.
         fallen = own - float(margin) * 0.2
         widened = paddle.where(own > -0.98, widened, fallen)
@@ -29,10 +31,10 @@ class ArcMargin(nn.Layer):  # type: ignore[misc]
 
 def giou(left: paddle.Tensor, right: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """IoU and generalised IoU of paired boxes [n, 4]."""
-    overlap = (paddle.minimum(left[:, 2:], right[:, 2:]) - paddle.maximum(left[:, :2], right[:, :2])).clip(0).prod(axis=1)
+    overlap = (left[:, 2:].minimum(right[:, 2:]) - left[:, :2].maximum(right[:, :2])).clip(0).prod(axis=1)
     areas = (left[:, 2:] - left[:, :2]).prod(axis=1) + (right[:, 2:] - right[:, :2]).prod(axis=1)
     union = (areas - overlap).clip(1e-6)
-    hull = (paddle.maximum(left[:, 2:], right[:, 2:]) - paddle.minimum(left[:, :2], right[:, :2])).prod(axis=1).clip(1e-6)
+    hull = (left[:, 2:].maximum(right[:, 2:]) - left[:, :2].minimum(right[:, :2])).prod(axis=1).clip(1e-6)
     return overlap / union, overlap / union - (hull - union) / hull
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from shitu_models.boxes import nms
 from shitu_models.preprocessing import resize
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, ModelSpec, Task
+from shitu_train.arrays import float32
 from shitu_train.render import draw_picture, draw_scene, make_products
 from shitu_train.training.encoder import normalise
 
@@ -61,7 +63,9 @@ def check_parity(layer: paddle.nn.Layer, onnx_bytes: bytes, spec: ModelSpec) -> 
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     parity = _compare(wanted, _onnx_outputs(session, pictures, spec), len(pictures))
     if not (parity.max_abs_difference < MOST_DIFFERENCE and parity.min_cosine > LEAST_COSINE):
-        raise ParityError(f"{spec.name}: expected a difference under {MOST_DIFFERENCE} and a cosine over {LEAST_COSINE}, got {parity}")
+        raise ParityError(
+            f"{spec.name}: expected a difference under {MOST_DIFFERENCE} and a cosine over {LEAST_COSINE}, got {parity}"
+        )
     return parity
 
 
@@ -92,10 +96,10 @@ def _onnx_outputs(
 ) -> list[NDArray[np.float32]]:
     names = [EMBEDDING] if spec.task is Task.ENCODER else [DET_BOXES, DET_SCORES]
     starts = np.cumsum([0, *BATCHES])
-    parts = [session.run(names, {PIXELS: pictures[a:b]}) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [session.run(names, {PIXELS: pictures[a:b]}) for a, b in pairwise(starts)]
     outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
     if spec.task is Task.DETECTOR:
-        outputs[0] = outputs[0] / np.float32(spec.input_size)
+        outputs[0] = outputs[0] / float32(spec.input_size)
     return outputs
 
 
@@ -105,7 +109,9 @@ def _compare(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]], 
         if left.shape != right.shape:
             raise ParityError(f"expected an output of shape {left.shape}, got {right.shape}")
         differences.append(float(np.abs(left - right).max()))
-        for a, b in zip(left.reshape(pictures, -1).astype(np.float64), right.reshape(pictures, -1).astype(np.float64), strict=True):
+        for a, b in zip(
+            left.reshape(pictures, -1).astype(np.float64), right.reshape(pictures, -1).astype(np.float64), strict=True
+        ):
             lengths = np.linalg.norm(a) * np.linalg.norm(b)
             cosines.append(float(a @ b / lengths) if lengths else float(np.array_equal(a, b)))
     return Parity(max(differences), min(cosines), pictures)

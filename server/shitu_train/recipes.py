@@ -1,10 +1,11 @@
-"""How the two demo models are trained: data, sizes and settings put together."""
+"""How the two demo models are trained and exported: data, sizes and settings put together."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import paddle
@@ -15,69 +16,111 @@ from shitu_train.architectures.picodet import DEMO_DET, PicoDet, cell_centres
 from shitu_train.conversion.export import DecodedDetector, export_model
 from shitu_train.datasets.detector_batches import DetectorBatches
 from shitu_train.datasets.drawn import load_crops, load_scenes
-from shitu_train.datasets.encoder_batches import EncoderBatches, load_photos
+from shitu_train.datasets.encoder_batches import EncoderBatches, PhotoSet, load_photos
 from shitu_train.datasets.grocery import grocery_split, read_photos
 from shitu_train.parity import Parity
+from shitu_train.plans import PHOTO_SHARE, TRAIN_PLAN
+from shitu_train.records import source_commit, tool_versions, write_record
 from shitu_train.training.budget import Budget
-from shitu_train.training.checkpoint import load_checkpoint
-from shitu_train.training.detector import DetectorRun, train_detector
-from shitu_train.training.encoder import EncoderRun, train_encoder
+from shitu_train.training.checkpoint import Saver, load_checkpoint
+from shitu_train.training.detector import DetectorLoss, DetectorRun, DetectorTrainer, train_detector
+from shitu_train.training.encoder import EncoderRun, EncoderTrainer, train_encoder
 from shitu_train.training.validation import detection_recall, drawn_retrieval, recall_of
 
-# Of each batch of either model; the real photos are few, and more would only be repeated more often.
-PHOTO_SHARE = 0.15
+SAVE_EVERY_S = 240.0
 
 
-def train_demo_encoder(options: argparse.Namespace) -> None:
-    """Trains demo_rec on drawn crops and, where given, the even half of the Grocery Store photos."""
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run finds and leaves things, and when it ends (`time_budget_s`, `steps`, or both)."""
+
+    cache: Path
+    checkpoint: Path
+    grocery: Path | None
+    time_budget_s: float | None
+    steps: int | None
+    batch: int
+    seed: int
+
+    def budget(self) -> Budget:
+        """A fresh budget."""
+        return Budget(self.steps, self.time_budget_s)
+
+    def photos(self) -> PhotoSet | None:
+        """The half of the real photos that may be trained on."""
+        return load_photos(grocery_split(read_photos(self.grocery))[0]) if self.grocery else None
+
+    def description(self, run: EncoderRun | DetectorRun, photos: PhotoSet | None) -> dict[str, Any]:
+        """What a checkpoint says about how it came to be."""
+        return {
+            "seed": self.seed,
+            "batch": self.batch,
+            "drawn": asdict(TRAIN_PLAN),
+            "grocery_photos": 0 if photos is None else len(photos.labels),
+            "grocery_share": 0.0 if photos is None else PHOTO_SHARE,
+            "settings": asdict(run),
+            "commit": source_commit(),
+        }
+
+
+def train_demo_encoder(settings: RunSettings) -> None:
+    """Train demo_rec on drawn crops and, where given, the even half of the Grocery Store photos."""
     cv2.setNumThreads(1)
-    paddle.seed(options.seed)
-    crops = load_crops(options.cache / "train")
-    photos = load_photos(grocery_split(read_photos(options.grocery))[0]) if options.grocery else None
+    paddle.seed(settings.seed)
+    crops, photos = load_crops(settings.cache / "train"), settings.photos()
     classes = int(crops.labels.max()) + 1
-    batches = EncoderBatches(crops, photos, classes, DEMO_REC.input_px, options.batch, PHOTO_SHARE, options.seed)
-    budget = Budget(options.steps, options.time_budget_s)
-    run = EncoderRun(options.checkpoint, options.seed)
-    train_encoder(ClipEncoder(DEMO_REC), batches, budget, run, _encoder_validation(options))
+    batches = EncoderBatches(crops, photos, classes, DEMO_REC.input_px, settings.batch, PHOTO_SHARE, settings.seed)
+    trainer = EncoderTrainer.of(ClipEncoder(DEMO_REC), batches.classes, EncoderRun())
+    saver = Saver(settings.checkpoint, trainer.parts, settings.description(trainer.run, photos), SAVE_EVERY_S)
+    budget = settings.budget()
+    saver.resume(budget)
+    train_encoder(trainer, batches, budget, saver, _encoder_validation(settings.cache / "val", trainer.encoder))
 
 
-def _encoder_validation(options: argparse.Namespace) -> Callable[[ClipEncoder], str]:
-    folder = options.cache / "val"
+def _encoder_validation(folder: Path, encoder: ClipEncoder) -> Callable[[], str]:
     data = drawn_retrieval(load_crops(folder), int(load_scenes(folder).counts.sum()), DEMO_REC.input_px)
-    return lambda encoder: f"recall@1 of {len(data.query_labels)} unseen drawn objects {recall_of(encoder, data):.4f}"
+    return lambda: f"recall@1 of {len(data.query_labels)} unseen drawn objects {recall_of(encoder, data):.4f}"
 
 
-def train_demo_detector(options: argparse.Namespace) -> None:
-    """Trains demo_det on drawn scenes and, where given, the even half of the Grocery Store photos as single main bodies."""
+def train_demo_detector(settings: RunSettings) -> None:
+    """Train demo_det on drawn scenes and, where given, the even half of the Grocery Store photos as single main bodies."""
     cv2.setNumThreads(1)
-    paddle.seed(options.seed)
-    scenes = load_scenes(options.cache / "train")
-    photos = load_photos(grocery_split(read_photos(options.grocery))[0]) if options.grocery else None
+    paddle.seed(settings.seed)
+    scenes, photos = load_scenes(settings.cache / "train"), settings.photos()
     centres, strides = cell_centres(DEMO_DET.input_px)
-    batches = DetectorBatches(scenes, photos, centres, strides, options.batch, PHOTO_SHARE, options.seed)
-    budget = Budget(options.steps, options.time_budget_s)
-    run = DetectorRun(options.checkpoint, options.seed)
-    train_detector(PicoDet(DEMO_DET), batches, budget, run, _detector_validation(options))
+    batches = DetectorBatches(scenes, photos, centres, strides, settings.batch, PHOTO_SHARE, settings.seed)
+    trainer = DetectorTrainer.of(PicoDet(DEMO_DET), DetectorLoss(DEMO_DET.input_px), DetectorRun())
+    saver = Saver(settings.checkpoint, trainer.parts, settings.description(trainer.run, photos), SAVE_EVERY_S)
+    budget = settings.budget()
+    saver.resume(budget)
+    train_detector(trainer, batches, budget, saver, _detector_validation(settings.cache / "val", trainer.detector))
 
 
-def _detector_validation(options: argparse.Namespace) -> Callable[[PicoDet], str]:
-    scenes = load_scenes(options.cache / "val")
+def _detector_validation(folder: Path, detector: PicoDet) -> Callable[[], str]:
+    scenes = load_scenes(folder)
 
-    def validate(detector: PicoDet) -> str:
+    def validate() -> str:
         recall, precision = detection_recall(detector, scenes)
-        return f"{len(scenes.images)} scenes of unseen brands at score 0.5: recall {recall:.4f}, precision {precision:.4f}"
+        return (
+            f"{len(scenes.images)} scenes of unseen brands at score 0.5: recall {recall:.4f}, precision {precision:.4f}"
+        )
 
     return validate
 
 
 def export_demo_model(name: str, checkpoint: Path, repository: Path) -> Parity:
-    """Exports a checkpoint of demo_det or demo_rec into the model repository, through the parity gate."""
+    """Export a checkpoint of demo_det or demo_rec into the model repository, through the parity gate, with its record."""
     spec = SPECS[name]
     if spec.task is Task.ENCODER:
+        size: Any = DEMO_REC
         layer: paddle.nn.Layer = ClipEncoder(DEMO_REC)
-        load_checkpoint(checkpoint, {"model": layer})
+        training = load_checkpoint(checkpoint, {"model": layer})
     else:
-        detector = PicoDet(DEMO_DET)
-        load_checkpoint(checkpoint, {"model": detector})
+        size, detector = DEMO_DET, PicoDet(DEMO_DET)
+        training = load_checkpoint(checkpoint, {"model": detector})
         layer = DecodedDetector(detector)
-    return export_model(layer, spec, repository)
+    parity = export_model(layer, spec, repository)
+    write_record(
+        repository, name, architecture=asdict(size), training=training, parity=asdict(parity), versions=tool_versions()
+    )
+    return parity

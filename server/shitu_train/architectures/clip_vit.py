@@ -37,10 +37,12 @@ class ClipVitSize:
 
 DEMO_REC = ClipVitSize(input_px=128, patch_px=16, width=192, depth=6, heads=3, projection=128, embedding=128)
 CLIP_VIT_BASE = ClipVitSize(input_px=224, patch_px=16, width=768, depth=12, heads=12, projection=512, embedding=512)
-CLIP_VIT_LARGE = ClipVitSize(input_px=224, patch_px=14, width=1024, depth=24, heads=16, projection=512, embedding=512, keep_cls=True)
+CLIP_VIT_LARGE = ClipVitSize(
+    input_px=224, patch_px=14, width=1024, depth=24, heads=16, projection=512, embedding=512, keep_cls=True
+)
 
 
-class _Attention(nn.Layer):  # type: ignore[misc]
+class _Attention(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.head_width = heads, width // heads
@@ -51,23 +53,26 @@ class _Attention(nn.Layer):  # type: ignore[misc]
         tokens, width = x.shape[1], self.heads * self.head_width
         # Splitting before the reshape, and scaling the query, trains 1.8 times as fast as slicing a five-dimensional transpose.
         query, key, value = (
-            part.reshape([-1, tokens, self.heads, self.head_width]).transpose([0, 2, 1, 3]) for part in self.qkv(x).split(3, axis=-1)
+            part.reshape([-1, tokens, self.heads, self.head_width]).transpose([0, 2, 1, 3])
+            for part in self.qkv(x).split(3, axis=-1)
         )
         weights = F.softmax((query * self.head_width**-0.5).matmul(key.transpose([0, 1, 3, 2])), axis=-1)
-        return self.proj(weights.matmul(value).transpose([0, 2, 1, 3]).reshape([-1, tokens, width]))
+        merged: paddle.Tensor = self.proj(weights.matmul(value).transpose([0, 2, 1, 3]).reshape([-1, tokens, width]))
+        return merged
 
 
-class _Mlp(nn.Layer):  # type: ignore[misc]
+class _Mlp(nn.Layer):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        mixed: paddle.Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return mixed
 
 
-class _Block(nn.Layer):  # type: ignore[misc]
+class _Block(nn.Layer):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, epsilon=_EPSILON)
@@ -77,19 +82,21 @@ class _Block(nn.Layer):  # type: ignore[misc]
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        mixed: paddle.Tensor = x + self.mlp(self.norm2(x))
+        return mixed
 
 
-class _PatchEmbed(nn.Layer):  # type: ignore[misc]
+class _PatchEmbed(nn.Layer):
     def __init__(self, width: int, patch_px: int) -> None:
         super().__init__()
         self.proj = nn.Conv2D(3, width, patch_px, patch_px, bias_attr=False)
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
-        return self.proj(image).flatten(2).transpose([0, 2, 1])
+        patches: paddle.Tensor = self.proj(image)
+        return patches.flatten(2).transpose([0, 2, 1])
 
 
-class ClipBackbone(nn.Layer):  # type: ignore[misc]
+class ClipBackbone(nn.Layer):
     """Patches to projected tokens' mean, float32 [n, projection]."""
 
     def __init__(self, size: ClipVitSize) -> None:
@@ -98,7 +105,9 @@ class ClipBackbone(nn.Layer):  # type: ignore[misc]
         self.size = size
         self.pos_embed = self.create_parameter([1, size.tokens + 1, size.width], default_initializer=normal)
         self.cls_token = self.create_parameter([1, 1, size.width], default_initializer=normal)
-        self.proj = self.create_parameter([size.width, size.projection], default_initializer=nn.initializer.Normal(std=size.width**-0.5))
+        self.proj = self.create_parameter(
+            [size.width, size.projection], default_initializer=nn.initializer.Normal(std=size.width**-0.5)
+        )
         self.patch_embed = _PatchEmbed(size.width, size.patch_px)
         self.ln_pre = nn.LayerNorm(size.width, epsilon=_EPSILON)
         self.blocks = nn.LayerList([_Block(size.width, size.heads) for _ in range(size.depth)])
@@ -114,19 +123,21 @@ class ClipBackbone(nn.Layer):  # type: ignore[misc]
         for block in self.blocks:
             x = block(x)
         x = x if self.size.keep_cls else x[:, 1:]
-        return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
+        projected: paddle.Tensor = self.norm(x).matmul(self.proj)
+        return projected.mean(axis=1)
 
 
-class _Neck(nn.Layer):  # type: ignore[misc]
+class _Neck(nn.Layer):
     def __init__(self, projection: int, embedding: int) -> None:
         super().__init__()
         self.fc = nn.Linear(projection, embedding)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.fc(x)
+        embedding: paddle.Tensor = self.fc(x)
+        return embedding
 
 
-class ClipEncoder(nn.Layer):  # type: ignore[misc]
+class ClipEncoder(nn.Layer):
     """Backbone and neck: normalised pictures float32 [n, 3, S, S] to embeddings [n, embedding], not yet L2-normalised."""
 
     def __init__(self, size: ClipVitSize) -> None:
@@ -136,4 +147,6 @@ class ClipEncoder(nn.Layer):  # type: ignore[misc]
         self.neck = _Neck(size.projection, size.embedding)
 
     def forward(self, image: paddle.Tensor, kept_patches: paddle.Tensor | None = None) -> paddle.Tensor:
-        return self.neck(self.backbone(image, kept_patches))
+        """Embeddings of `image`; see ClipBackbone for `kept_patches`."""
+        embedding: paddle.Tensor = self.neck(self.backbone(image, kept_patches))
+        return embedding

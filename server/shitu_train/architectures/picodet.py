@@ -38,7 +38,7 @@ class PicoDetSize:
 DEMO_DET = PicoDetSize(input_px=320, stem=(16, 32), stages=(64, 96, 128, 128), depths=(2, 2, 2, 1), neck=48)
 
 
-class ConvUnit(nn.Layer):  # type: ignore[misc]
+class ConvUnit(nn.Layer):
     """Convolution, batch normalisation, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
@@ -47,10 +47,11 @@ class ConvUnit(nn.Layer):  # type: ignore[misc]
         self.bn = nn.BatchNorm2D(outputs)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Features float32 [n, outputs, h, w]."""
         return F.relu(self.bn(self.conv(x)))
 
 
-class PlainBackbone(nn.Layer):  # type: ignore[misc]
+class PlainBackbone(nn.Layer):
     """Features of stride 8, 16, 32 and 64."""
 
     def __init__(self, size: PicoDetSize) -> None:
@@ -65,6 +66,7 @@ class PlainBackbone(nn.Layer):  # type: ignore[misc]
         self.stages = nn.LayerList(stages)
 
     def forward(self, image: paddle.Tensor) -> list[paddle.Tensor]:
+        """One feature map per stride."""
         x, features = self.stem(image), []
         for stage in self.stages:
             x = stage(x)
@@ -72,7 +74,7 @@ class PlainBackbone(nn.Layer):  # type: ignore[misc]
         return features
 
 
-class TopDownNeck(nn.Layer):  # type: ignore[misc]
+class TopDownNeck(nn.Layer):
     """A feature pyramid: lateral 1x1 convolutions, sums from the top down, and one 3x3 convolution per level."""
 
     def __init__(self, size: PicoDetSize) -> None:
@@ -82,16 +84,17 @@ class TopDownNeck(nn.Layer):  # type: ignore[misc]
         self.smooth = nn.LayerList([ConvUnit(size.neck, size.neck) for _ in STRIDES])
 
     def forward(self, features: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        """One merged feature map per stride."""
         # Plain zips: the conversion to a static graph does not know `strict`.
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features)]
+        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features)]  # noqa: B905
         for level in range(len(merged) - 2, -1, -1):
             # An explicit size: paddle2onnx cannot convert a scale factor.
             side = self.cells[level]
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=[side, side], mode="nearest")
-        return [smooth(level) for smooth, level in zip(self.smooth, merged)]
+        return [smooth(level) for smooth, level in zip(self.smooth, merged)]  # noqa: B905
 
 
-class PicoHead(nn.Layer):  # type: ignore[misc]
+class PicoHead(nn.Layer):
     """Per level one convolution and `head_cls{level}`, a 1x1 convolution to 1 + 4 x 8 channels."""
 
     def __init__(self, channels: int) -> None:
@@ -104,11 +107,12 @@ class PicoHead(nn.Layer):  # type: ignore[misc]
             setattr(self, f"head_cls{level}", head)
 
     def forward(self, features: list[paddle.Tensor]) -> paddle.Tensor:
+        """Logits float32 [n, cells, 33]."""
         levels = [getattr(self, f"head_cls{i}")(self.conv_feat[i](x)) for i, x in enumerate(features)]
         return paddle.concat([level.flatten(2) for level in levels], axis=2).transpose([0, 2, 1])
 
 
-class PicoDet(nn.Layer):  # type: ignore[misc]
+class PicoDet(nn.Layer):
     """Normalised pictures float32 [n, 3, S, S] to logits [n, cells, 1 + 4 x 8]."""
 
     def __init__(self, size: PicoDetSize) -> None:
@@ -119,7 +123,9 @@ class PicoDet(nn.Layer):  # type: ignore[misc]
         self.head = PicoHead(size.neck)
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
-        return self.head(self.neck(self.backbone(image)))
+        """Logits of `image`."""
+        logits: paddle.Tensor = self.head(self.neck(self.backbone(image)))
+        return logits
 
 
 def cell_centres(input_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -133,7 +139,7 @@ def cell_centres(input_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32
     return np.concatenate(centres), np.concatenate(strides)
 
 
-class BoxDecoder(nn.Layer):  # type: ignore[misc]
+class BoxDecoder(nn.Layer):
     """Logits [n, cells, 33] to boxes [n, cells, 4] (x0 y0 x1 y1 in input pixels, inside the picture) and scores [n, cells] in 0 to 1."""
 
     def __init__(self, input_px: int) -> None:
@@ -145,6 +151,7 @@ class BoxDecoder(nn.Layer):  # type: ignore[misc]
         self.register_buffer("bins", paddle.arange(BINS, dtype="float32").reshape([BINS, 1]))
 
     def forward(self, logits: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Boxes and scores."""
         cells = self.centres.shape[0]
         shares = F.softmax(logits[:, :, 1:].reshape([-1, cells, 4, BINS]), axis=-1)
         distances = shares.matmul(self.bins).reshape([-1, cells, 4]) * self.strides

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from shitu_train.conversion.paddle2onnx_process import export_layer
 from shitu_train.parity import Parity, check_parity
 
 
-class DecodedDetector(paddle.nn.Layer):  # type: ignore[misc]
+class DecodedDetector(paddle.nn.Layer):
     """A detector with its decoder: normalised pictures to boxes [n, cells, 4] and scores [n, cells]."""
 
     def __init__(self, detector: PicoDet) -> None:
@@ -25,7 +24,9 @@ class DecodedDetector(paddle.nn.Layer):  # type: ignore[misc]
         self.decode = BoxDecoder(detector.size.input_px)
 
     def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        return self.decode(self.detector(image))
+        """Boxes and scores of `image`."""
+        boxes, scores = self.decode(self.detector(image))
+        return boxes, scores
 
 
 def exported_graph(layer: paddle.nn.Layer, spec: ModelSpec) -> onnx.ModelProto:
@@ -53,5 +54,5 @@ def export_model(layer: paddle.nn.Layer, spec: ModelSpec, repository: Path) -> P
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".tmp")
     unfinished.write_bytes(content)
-    os.replace(unfinished, target)
+    unfinished.replace(target)
     return parity

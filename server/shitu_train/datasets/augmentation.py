@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_train.arrays import float32
 from shitu_train.datasets.drawn import CROP_MARGIN
 
 
@@ -35,9 +36,11 @@ def _turned_cut(
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     across, down = np.array([cosine, sine]) * half[0] * 2 / size, np.array([-sine, cosine]) * half[1] * 2 / size
     corner = centre - (across + down) * size / 2
-    matrix = np.float32([[across[0], down[0], corner[0]], [across[1], down[1], corner[1]]])
+    matrix = float32([[across[0], down[0], corner[0]], [across[1], down[1], corner[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8
+    )
 
 
 def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -47,7 +50,9 @@ def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     if rng.random() < 0.25:
         size = image.shape[0]
         small = int(size * rng.uniform(0.4, 0.8))
-        image = np.asarray(cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size)), np.uint8)
+        image = np.asarray(
+            cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size)), np.uint8
+        )
     if rng.random() < 0.33:
         size = image.shape[0]
         height, width = (int(v) for v in rng.uniform(0.1, 0.45, 2) * size)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_train.arrays import float32
 from shitu_train.assignment import assign
 from shitu_train.datasets.augmentation import random_cut, shift_colours
 from shitu_train.datasets.drawn import SceneSet
@@ -21,8 +22,10 @@ PHOTO_INSET = 0.06
 
 @dataclass(frozen=True)
 class DetectorBatch:
-    """`pictures` float32 [n, S, S, 3] in 0 to 255; positive cells as flat indices `cells` int64 [p] into [n * cells] with their true
-    `boxes` float32 [p, 4] in pixels."""
+    """`pictures` float32 [n, S, S, 3] in 0 to 255, and what the positive cells should say.
+
+    `cells` int64 [p] are flat indices into [n * cells]; `boxes` float32 [p, 4] are their true boxes in pixels.
+    """
 
     pictures: NDArray[np.float32]
     cells: NDArray[np.int64]
@@ -59,7 +62,7 @@ class DetectorBatches:
         if self.photos is not None and rng.random() < self.photo_share:
             photo = self.photos.images[rng.integers(len(self.photos.images))]
             inset = side * PHOTO_INSET
-            return random_cut(photo, rng, side, mirror=True), np.float32([[inset, inset, side - inset, side - inset]])
+            return random_cut(photo, rng, side, mirror=True), float32([[inset, inset, side - inset, side - inset]])
         i = int(rng.integers(len(self.scenes.images)))
         image, boxes = self.scenes.images[i], self.scenes.boxes[i, : self.scenes.counts[i]]
         if rng.random() < 0.5:
@@ -73,12 +76,18 @@ def zoomed(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A window of 0.45 to 1.2 of the picture (beyond its edge a flat colour), and the boxes that are still seen in it."""
     side = image.shape[0]
-    window = side * (1.0 if rng.random() < 0.3 else float(rng.uniform(0.45, 1.2))) * np.clip(np.exp(rng.normal(0, 0.08, 2)), 0.8, 1.2)
+    window = (
+        side
+        * (1.0 if rng.random() < 0.3 else float(rng.uniform(0.45, 1.2)))
+        * np.clip(np.exp(rng.normal(0, 0.08, 2)), 0.8, 1.2)
+    )
     low = (side - window) * rng.uniform(0, 1, 2)
     scale = side / window
-    matrix = np.float32([[scale[0], 0, -low[0] * scale[0]], [0, scale[1], -low[1] * scale[1]]])
+    matrix = float32([[scale[0], 0, -low[0] * scale[0]], [0, scale[1], -low[1] * scale[1]]])
     fill = tuple(float(v) for v in image.mean(axis=(0, 1)))
-    cut = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+    cut = cv2.warpAffine(
+        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
+    )
     moved = (boxes - np.tile(low, 2)) * np.tile(scale, 2)
     inside = np.clip(moved, 0, side)
     left = (inside[:, 2:] - inside[:, :2]).prod(axis=1) / np.maximum((moved[:, 2:] - moved[:, :2]).prod(axis=1), 1e-6)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_train.arrays import float32
 from shitu_train.render import Product, draw_picture, draw_scene, make_products
 
 # A crop in the cache shows its box and a tenth of the box's size around it, so that training can shift and widen the cut.
@@ -46,8 +47,10 @@ class CropSet:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Detector data: `images` uint8 RGB [n, 320, 320, 3]; `boxes` float32 [n, 12, 4], x0 y0 x1 y1 in pixels, rows beyond `counts` [n]
-    are zero."""
+    """Detector data: `images` uint8 RGB [n, 320, 320, 3] with `boxes` float32 [n, 12, 4], x0 y0 x1 y1 in pixels.
+
+    Rows of `boxes` beyond `counts` [n] are zero.
+    """
 
     images: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -84,7 +87,9 @@ def load_scenes(folder: Path) -> SceneSet:
 def _joined(folder: Path, name: str) -> NDArray[Any]:
     parts = sorted(folder.glob("part*.done"))
     if not parts:
-        raise FileNotFoundError(f"expected a finished cache in {folder}, found none; run `python -m shitu_train render-cache` first")
+        raise FileNotFoundError(
+            f"expected a finished cache in {folder}, found none; run `python -m shitu_train render-cache` first"
+        )
     return np.concatenate([np.load(done.with_suffix(f".{name}.npy"), mmap_mode="r") for done in parts])
 
 
@@ -92,12 +97,14 @@ def crop_with_margin(image: NDArray[np.uint8], box: NDArray[np.float32], size: i
     """The box and a tenth of its size around it, stretched to a square; what lies beyond the picture repeats its edge."""
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * (0.5 + CROP_MARGIN)
     scale = 2 * half / size
-    matrix = np.float32([[scale[0], 0, centre[0] - half[0]], [0, scale[1], centre[1] - half[1]]])
+    matrix = float32([[scale[0], 0, centre[0] - half[0]], [0, scale[1], centre[1] - half[1]]])
     source = image
     if scale.max() > 1.5:
         source = np.asarray(cv2.blur(image, (max(int(scale[0]), 1), max(int(scale[1]), 1))), np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(source, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(
+        cv2.warpAffine(source, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8
+    )
 
 
 def _draw_part(folder: Path, plan: DrawnPlan, part: int, parts: int) -> None:
@@ -109,7 +116,13 @@ def _draw_part(folder: Path, plan: DrawnPlan, part: int, parts: int) -> None:
         for _ in range(plan.pictures_per_product):
             crops.append(draw_picture(products[number], rng, CROP_PX))
             labels.append(number)
-    arrays = {"scenes": scenes, "boxes": boxes, "counts": counts, "crops": np.stack(crops), "labels": np.asarray(labels, np.int64)}
+    arrays: dict[str, NDArray[Any]] = {
+        "scenes": scenes,
+        "boxes": boxes,
+        "counts": counts,
+        "crops": np.stack(crops),
+        "labels": np.asarray(labels, np.int64),
+    }
     for name, array in arrays.items():
         np.save(folder / f"part{part}.{name}.npy", array)
     (folder / f"part{part}.done").touch()
@@ -129,7 +142,7 @@ def _scenes(
         scene = draw_scene(cast, rng, width, height)
         scenes[i] = cv2.resize(scene.image, (SCENE_PX, SCENE_PX), interpolation=cv2.INTER_CUBIC)
         counts[i] = len(scene.boxes)
-        boxes[i, : counts[i]] = scene.boxes * np.float32([SCENE_PX / width, SCENE_PX / height] * 2)
+        boxes[i, : counts[i]] = scene.boxes * float32([SCENE_PX / width, SCENE_PX / height] * 2)
         for box, product in zip(scene.boxes, scene.products, strict=True):
             crops.append(crop_with_margin(scene.image, box, CROP_PX))
             labels.append(number_of[product])

@@ -35,7 +35,9 @@ def load_photos(photos: list[Photo]) -> PhotoSet:
         decoded = cv2.imread(str(photo.path), cv2.IMREAD_COLOR)
         if decoded is None:
             raise FileNotFoundError(f"expected a readable photo at {photo.path}")
-        images[i] = cv2.resize(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), (PHOTO_PX, PHOTO_PX), interpolation=cv2.INTER_LINEAR)
+        images[i] = cv2.resize(
+            cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), (PHOTO_PX, PHOTO_PX), interpolation=cv2.INTER_LINEAR
+        )
     labels = np.asarray([photo.label for photo in photos], np.int64)
     return PhotoSet(images, labels, np.asarray(["Packages" in photo.path.parts for photo in photos], np.bool_))
 

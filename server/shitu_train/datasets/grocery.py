@@ -26,7 +26,9 @@ def read_photos(folder: Path) -> list[Photo]:
     for number, line in enumerate((folder / "train.txt").read_text(encoding="utf-8").splitlines(), 1):
         fields = [part.strip() for part in line.split(",")]
         if len(fields) != 3 or not fields[1].isdigit():
-            raise ValueError(f"{folder / 'train.txt'}:{number}: expected 'path, fine class, coarse class', got {line!r}")
+            raise ValueError(
+                f"{folder / 'train.txt'}:{number}: expected 'path, fine class, coarse class', got {line!r}"
+            )
         photos.append(Photo(folder / fields[0], int(fields[1])))
     return photos
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from shitu_train.render.demo_dataset import DemoSizes, write_demo_dataset
 from shitu_train.render.picture import draw_picture
-from shitu_train.render.product import KINDS, SPLITS, Product, make_products
+from shitu_train.render.product import KINDS, Product, make_products
 from shitu_train.render.scene import Scene, draw_scene
+from shitu_train.render.words import SPLITS
 
 __all__ = [
     "KINDS",

@@ -10,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from shitu_train.arrays import float32
 from shitu_train.render.product import Colour, Product
 
 ART_HEIGHT_PX = 288
 # A label on a round body is wider than the body's diameter: it reaches beyond the visible half.
 ROUND_WRAP = 1.35
-_HERSHEY = (cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX, cv2.FONT_HERSHEY_COMPLEX)
+_HERSHEY = (
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+)
 # Height bands of the label (top of the word mark, emblem centre, variant band), one row per `layout`.
 _LAYOUTS = ((0.10, 0.55, 0.80), (0.56, 0.30, 0.84), (0.36, 0.18, 0.74), (0.08, 0.74, 0.44))
 _Mask = NDArray[np.uint8]
@@ -140,11 +146,13 @@ def lettering_mask(text: str, lettering: int) -> _Mask:
         font = ImageFont.load_default(64)
         stroke = 4 * lettering
         canvas = Image.new("L", (64 * len(text) + 64, 128))
-        ImageDraw.Draw(canvas).text((24, 20), text.upper() if lettering else text, fill=255, font=font, stroke_width=stroke)
+        ImageDraw.Draw(canvas).text(
+            (24, 20), text.upper() if lettering else text, fill=255, font=font, stroke_width=stroke
+        )
         mask = np.asarray(canvas)
     else:
         mask = np.zeros((140, 60 * len(text) + 60), np.uint8)
-        cv2.putText(mask, text, (20, 90), _HERSHEY[lettering - 2], 2.2, 255, 7 if lettering < 4 else 5, cv2.LINE_AA)
+        cv2.putText(mask, text, (20, 90), _HERSHEY[lettering - 2], 2.2, (255,), 7 if lettering < 4 else 5, cv2.LINE_AA)
     ys, xs = np.nonzero(mask > 40)
     return np.ascontiguousarray(mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1])
 
@@ -154,7 +162,7 @@ def _blend(art: NDArray[np.uint8], mask: _Mask, left: int, top: int, colour: Col
     top, left = max(top, 0), max(left, 0)
     region = art[top : top + mask.shape[0], left : left + mask.shape[1]]
     alpha = mask[: region.shape[0], : region.shape[1], None].astype(np.float32) / 255
-    region[:] = (region * (1 - alpha) + np.float32(colour) * alpha + 0.5).astype(np.uint8)
+    region[:] = (region * (1 - alpha) + float32(colour) * alpha + 0.5).astype(np.uint8)
 
 
 def _fit(mask: _Mask, width: int, height: int) -> _Mask:
@@ -218,7 +226,9 @@ def emblem_mask(name: str, size_px: int) -> _Mask:
     ys, xs = np.mgrid[0:big, 0:big].astype(np.float32)
     x, y = xs / big * 2 - 1, ys / big * 2 - 1
     inside = _emblem_inside(name, x, y)
-    return np.asarray(cv2.resize((inside * 255).astype(np.uint8), (size_px, size_px), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(
+        cv2.resize((inside * 255).astype(np.uint8), (size_px, size_px), interpolation=cv2.INTER_AREA), np.uint8
+    )
 
 
 def _emblem_inside(name: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -234,7 +244,11 @@ def _emblem_inside(name: str, x: NDArray[np.float32], y: NDArray[np.float32]) ->
         "ring": lambda: (radius < 0.85) & (radius > 0.5),
         "hills": lambda: (y < 0.7) & ((y > 1.6 * np.abs(x + 0.25) - 0.8) | (y > 1.6 * np.abs(x - 0.4) - 0.3)),
         "cross": lambda: ((np.abs(x) < 0.28) | (np.abs(y) < 0.28)) & (np.maximum(np.abs(x), np.abs(y)) < 0.85),
-        "fruit": lambda: (np.hypot(x + 0.3, y - 0.3) < 0.5) | (np.hypot(x - 0.4, y - 0.1) < 0.45) | (np.abs(x - y * 0.2) < 0.06) & (y < 0),
+        "fruit": lambda: (
+            (np.hypot(x + 0.3, y - 0.3) < 0.5)
+            | (np.hypot(x - 0.4, y - 0.1) < 0.45)
+            | (np.abs(x - y * 0.2) < 0.06) & (y < 0)
+        ),
         "bolt": lambda: (np.abs(x + 0.55 * y) < 0.28) & (np.abs(y) < 0.9) | (np.abs(y) < 0.15) & (np.abs(x) < 0.6),
     }
     return np.asarray(shapes[name](), np.bool_)

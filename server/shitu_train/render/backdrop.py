@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_train.arrays import float32
+
 _Float = NDArray[np.float32]
 
 
@@ -52,7 +54,7 @@ def table_top(rng: np.random.Generator, image: _Float, edge_y: int) -> None:
     height, width = image.shape[0] - edge_y, image.shape[1]
     ground = muted_colour(rng, 70, 215)
     if rng.random() < 0.5:
-        ground = np.float32((150, 105, 65)) * rng.uniform(0.6, 1.4)
+        ground = float32((150, 105, 65)) * rng.uniform(0.6, 1.4)
     texture = np.full((height, width, 3), 1, np.float32) * ground
     texture += smooth_noise(rng, height, width, 5, 10)
     if rng.random() < 0.6:
@@ -95,12 +97,16 @@ def photograph(rng: np.random.Generator, image: _Float, camera: Camera) -> NDArr
     height, width = image.shape[:2]
     gain = np.exp(rng.normal(0, camera.tint, 3) + rng.normal(0, 1.5 * camera.tint)).astype(np.float32)
     slope = rng.uniform(-2.2, 2.2, 2) * camera.tint
-    ramp = 1 + np.linspace(-slope[0], slope[0], width, dtype=np.float32) + np.linspace(-slope[1], slope[1], height, dtype=np.float32)[:, None]
+    ramp = (
+        1
+        + np.linspace(-slope[0], slope[0], width, dtype=np.float32)
+        + np.linspace(-slope[1], slope[1], height, dtype=np.float32)[:, None]
+    )
     lit = np.asarray(image * gain * ramp[..., None], np.float32)
     sigma = float(rng.uniform(0, camera.blur_px))
     if sigma > 0.25:
         lit = np.asarray(cv2.GaussianBlur(lit, (0, 0), sigma), np.float32)
     grain = np.empty((height, width), np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31 - 1)))
-    cv2.randn(grain, 0, float(rng.uniform(0.3, 1)) * camera.noise)
+    cv2.randn(grain, float32([0]), float32([rng.uniform(0.3, 1) * camera.noise]))
     return np.clip(lit + grain[..., None], 0, 255).astype(np.uint8)

@@ -31,7 +31,11 @@ class DemoSizes:
 
 
 def write_demo_dataset(
-    folder: Path, seed: int, sizes: DemoSizes | None = None, split: str = "demo", advance: Callable[[], None] | None = None
+    folder: Path,
+    seed: int,
+    sizes: DemoSizes | None = None,
+    split: str = "demo",
+    advance: Callable[[], None] | None = None,
 ) -> tuple[Product, ...]:
     """Draws `gallery/*.jpg`, `gallery.txt` (`gallery/x.jpg<TAB>label`), `test_images/*.jpg` and `test_truth.json` into `folder`.
 

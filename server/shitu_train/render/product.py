@@ -11,9 +11,34 @@ from shitu_train.render.words import SPLITS, invent_word
 
 KINDS: tuple[str, ...] = ("can", "bottle", "carton", "pouch")
 PATTERNS: tuple[str, ...] = (
-    "plain", "stripes", "bars", "diagonal", "dots", "waves", "top", "bottom", "split", "chevron", "disc", "rays", "checks",
+    "plain",
+    "stripes",
+    "bars",
+    "diagonal",
+    "dots",
+    "waves",
+    "top",
+    "bottom",
+    "split",
+    "chevron",
+    "disc",
+    "rays",
+    "checks",
 )
-EMBLEMS: tuple[str, ...] = ("star", "disc", "leaf", "drop", "heart", "sun", "diamond", "ring", "hills", "cross", "fruit", "bolt")
+EMBLEMS: tuple[str, ...] = (
+    "star",
+    "disc",
+    "leaf",
+    "drop",
+    "heart",
+    "sun",
+    "diamond",
+    "ring",
+    "hills",
+    "cross",
+    "fruit",
+    "bolt",
+)
 Colour = tuple[int, int, int]
 # Width / height of the outline, lowest and highest.
 _ASPECTS = {"can": (0.46, 0.66), "bottle": (0.28, 0.40), "carton": (0.50, 0.95), "pouch": (0.62, 0.95)}

@@ -22,8 +22,10 @@ LEAST_VISIBLE = 0.6
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn photo: `image` uint8 RGB [H, W, 3]; `boxes` float32 [n, 4], x0 y0 x1 y1 in pixels, tight to what is visible; one
-    product per box."""
+    """A drawn photo: `image` uint8 RGB [H, W, 3], with one product per box.
+
+    `boxes` float32 [n, 4] are x0 y0 x1 y1 in pixels, x1 and y1 exclusive, tight to what is visible.
+    """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -96,7 +98,10 @@ def _height_of(product: Product, unit: float, rng: np.random.Generator) -> int:
 def _on_shelf(stage: _Stage, products: Sequence[Product], rng: np.random.Generator, count: int) -> None:
     height, width = stage.owner.shape
     rows = 2 if count > 5 or rng.random() < 0.4 else 1
-    boards = [int(height * (0.84 if rows == 1 else share) * rng.uniform(0.97, 1.03)) for share in ((0.48, 0.93) if rows == 2 else (0.9,))]
+    boards = [
+        int(height * (0.84 if rows == 1 else share) * rng.uniform(0.97, 1.03))
+        for share in ((0.48, 0.93) if rows == 2 else (0.9,))
+    ]
     colour, thickness = muted_colour(rng, 90, 235), int(height * rng.uniform(0.025, 0.05))
     for y in boards:
         shelf_board(rng, stage.image, y, thickness, colour)
@@ -108,7 +113,9 @@ def _on_shelf(stage: _Stage, products: Sequence[Product], rng: np.random.Generat
             x = _stand(stage, products, rng, x, y, unit)
 
 
-def _stand(stage: _Stage, products: Sequence[Product], rng: np.random.Generator, x: float, board_y: int, unit: float) -> float:
+def _stand(
+    stage: _Stage, products: Sequence[Product], rng: np.random.Generator, x: float, board_y: int, unit: float
+) -> float:
     """Puts one product on the board at `x`, sometimes two facings of it, and returns where the next may stand."""
     product = _pick(products, rng)
     facings = 2 if rng.random() < 0.15 else 1

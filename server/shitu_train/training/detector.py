@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 
-from shitu_train.architectures.picodet import BINS, BoxDecoder, PicoDet
+from shitu_train.architectures.picodet import BINS, BoxDecoder, PicoDet, cell_centres
+from shitu_train.arrays import float32
 from shitu_train.datasets.detector_batches import DetectorBatch, DetectorBatches
 from shitu_train.losses import distribution_focal, giou, varifocal
 from shitu_train.training.budget import Budget, learning_rate
-from shitu_train.training.checkpoint import load_checkpoint, save_checkpoint
+from shitu_train.training.checkpoint import Saver
 from shitu_train.training.encoder import normalise
 from shitu_train.training.feed import prefetch
 from shitu_train.training.reporting import Reporter
@@ -24,22 +26,19 @@ GIOU_WEIGHT, DFL_WEIGHT = 2.0, 0.25
 
 @dataclass(frozen=True)
 class DetectorRun:
-    """Settings of a run. `checkpoint` is written every `save_every_s` and resumed from if it is there."""
+    """Settings of a run."""
 
-    checkpoint: Path
-    seed: int
     base_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 200
-    save_every_s: float = 240.0
 
 
 class DetectorLoss:
     """The three losses of a batch."""
 
-    def __init__(self, batches: DetectorBatches, input_px: int) -> None:
+    def __init__(self, input_px: int) -> None:
         self._decode = BoxDecoder(input_px)
-        self._centres, self._strides = batches.centres, batches.strides
+        self._centres, self._strides = cell_centres(input_px)
 
     def __call__(self, logits: paddle.Tensor, batch: DetectorBatch) -> paddle.Tensor:
         """The weighted sum, over the number of positive cells."""
@@ -57,50 +56,63 @@ class DetectorLoss:
         regression = (GIOU_WEIGHT * (1 - generalised) + DFL_WEIGHT * fine) * weight
         return varifocal(flat[:, 0], quality) / len(batch.cells) + regression.sum() / weight.sum()
 
-    def _distances(self, batch: DetectorBatch) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def _distances(self, batch: DetectorBatch) -> NDArray[np.float32]:
         """True distances of the four edges, in strides, flat float32 [4 p], inside what the bins can say."""
         cell = batch.cells % len(self._centres)
         centres = self._centres[cell]
-        distances = np.hstack([centres - batch.boxes[:, :2], batch.boxes[:, 2:] - centres]) / self._strides[cell][:, None]
-        return np.clip(distances, 0, BINS - 1.01).astype(np.float32).reshape(-1)
+        distances = (
+            np.hstack([centres - batch.boxes[:, :2], batch.boxes[:, 2:] - centres]) / self._strides[cell][:, None]
+        )
+        return float32(np.clip(distances, 0, BINS - 1.01)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class DetectorTrainer:
+    """What one run trains."""
+
+    detector: PicoDet
+    loss: DetectorLoss
+    optimiser: paddle.optimizer.Optimizer
+    run: DetectorRun
+
+    @classmethod
+    def of(cls, detector: PicoDet, loss: DetectorLoss, run: DetectorRun) -> DetectorTrainer:
+        """A trainer with a fresh optimiser."""
+        optimiser = paddle.optimizer.AdamW(
+            run.base_rate,
+            parameters=detector.parameters(),
+            weight_decay=run.weight_decay,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(5.0),
+        )
+        return cls(detector, loss, optimiser, run)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"model": self.detector, "optimiser": self.optimiser}
+
+    def step(self, batch: DetectorBatch, budget: Budget) -> float:
+        """One step; returns the loss."""
+        self.detector.train()
+        self.optimiser.set_lr(learning_rate(self.run.base_rate, budget, self.run.warmup_steps))
+        loss = self.loss(self.detector(normalise(batch.pictures)), batch)
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.clear_grad()
+        return float(loss)
 
 
 def train_detector(
-    detector: PicoDet, batches: DetectorBatches, budget: Budget, run: DetectorRun, validate: Callable[[PicoDet], str]
+    trainer: DetectorTrainer, batches: DetectorBatches, budget: Budget, saver: Saver, validate: Callable[[], str]
 ) -> None:
-    """Trains until the budget is spent; `validate` returns a line of figures to print at every checkpoint."""
-    optimiser = paddle.optimizer.AdamW(
-        run.base_rate,
-        parameters=detector.parameters(),
-        weight_decay=run.weight_decay,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(5.0),
-    )
-    parts = {"model": detector, "optimiser": optimiser}
-    if run.checkpoint.exists():
-        load_checkpoint(run.checkpoint, parts, budget)
-    measure = DetectorLoss(batches, detector.size.input_px)
-    saved = time.monotonic()
-    with Reporter("detector") as report:
-        feed = prefetch(batches.make, budget.spent_steps)
+    """Train until the budget is spent; `validate` returns a line of figures to print at every checkpoint."""
+    with Reporter("detector") as report, closing(prefetch(batches.make, budget.spent_steps)) as feed:
         for batch in feed:
-            optimiser.set_lr(learning_rate(run.base_rate, budget, run.warmup_steps))
-            loss = _step(detector, measure, optimiser, batch)
+            loss = trainer.step(batch, budget)
             budget.advance()
             rate = batches.batch * budget.spent_steps / budget.spent_s
             report.update(budget.progress, step=budget.spent_steps, loss=loss, pictures_per_s=rate)
-            if time.monotonic() - saved > run.save_every_s or budget.progress >= 1:
-                save_checkpoint(run.checkpoint, parts, budget)
-                report.note(f"step {budget.spent_steps}: {validate(detector)}")
-                saved = time.monotonic()
+            if saver.save_if_due(budget):
+                report.note(f"step {budget.spent_steps}: {validate()}")
             if budget.progress >= 1:
-                feed.close()
-                break
-
-
-def _step(detector: PicoDet, measure: DetectorLoss, optimiser: paddle.optimizer.Optimizer, batch: DetectorBatch) -> float:
-    detector.train()
-    loss = measure(detector(normalise(batch.pictures)), batch)
-    loss.backward()
-    optimiser.step()
-    optimiser.clear_grad()
-    return float(loss)
+                return

@@ -18,17 +18,19 @@ def prefetch(make: Callable[[int], T], first: int, ahead: int = 4) -> Generator[
     def offer(item: T | Exception) -> None:
         while not stop.is_set():
             try:
-                return ready.put(item, timeout=0.2)
+                ready.put(item, timeout=0.2)
             except queue.Full:
                 continue
+            return
 
     def work() -> None:
         step = first
         while not stop.is_set():
             try:
                 offer(make(step))
-            except Exception as error:  # handed to the consumer, which raises it
-                return offer(error)
+            except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
+                offer(error)
+                return
             step += 1
 
     worker = threading.Thread(target=work, name="feed", daemon=True)

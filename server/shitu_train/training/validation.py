@@ -53,12 +53,17 @@ def recall_of(encoder: ClipEncoder, data: RetrievalSet) -> float:
 def _embed(encoder: ClipEncoder, pictures: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
     encoder.eval()
     with paddle.no_grad():
-        rows = [encoder(normalise(pictures[i : i + batch].astype(np.float32))).numpy() for i in range(0, len(pictures), batch)]
+        rows = [
+            encoder(normalise(pictures[i : i + batch].astype(np.float32))).numpy()
+            for i in range(0, len(pictures), batch)
+        ]
     embeddings = np.concatenate(rows)
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
 
 
-def detection_recall(detector: PicoDet, scenes: SceneSet, threshold: float = 0.5, batch: int = 20) -> tuple[float, float]:
+def detection_recall(
+    detector: PicoDet, scenes: SceneSet, threshold: float = 0.5, batch: int = 20
+) -> tuple[float, float]:
     """Recall and precision at IoU 0.5 of boxes that score at least `threshold`, on drawn scenes."""
     detector.eval()
     decode = BoxDecoder(detector.size.input_px)
