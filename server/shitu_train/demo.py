@@ -24,7 +24,7 @@ from shitu_client import AsyncClient, Recognition, UnavailableError, tables
 from shitu_client.builds import build_gallery
 from shitu_client.pictures import labelled_pictures
 from shitu_client.progress import progress_bar
-from shitu_client.runs import RunOptions, RunOutcome, recognize_all
+from shitu_client.runs import RunOptions, recognize_all
 from shitu_train.matching import match
 from shitu_train.render import DemoSizes, write_demo_dataset
 
@@ -74,7 +74,7 @@ async def run_demo(folder: Path, sizes: DemoSizes, seed: int, console: Console) 
     return figures
 
 
-def compared(truth: dict[str, Any], results: dict[str, Recognition], outcome: RunOutcome) -> DemoFigures:
+def compared(truth: dict[str, Any], results: dict[str, Recognition], images_per_s: float) -> DemoFigures:
     """Compare recognitions with what was drawn; both by the picture's name. A scene that failed counts as missed."""
     objects = found = right = 0
     for name, scene in truth.items():
@@ -88,7 +88,7 @@ def compared(truth: dict[str, Any], results: dict[str, Recognition], outcome: Ru
             best = detected[found_index].best_candidate
             found += 1
             right += best is not None and best.label == scene["labels"][true_index]
-    return DemoFigures(len(truth), objects, found / max(objects, 1), right / max(found, 1), outcome.images_per_s)
+    return DemoFigures(len(truth), objects, found / max(objects, 1), right / max(found, 1), images_per_s)
 
 
 def _draw(folder: Path, sizes: DemoSizes, seed: int, console: Console) -> None:
