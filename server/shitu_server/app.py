@@ -20,7 +20,8 @@ from shitu_server.admission import Admission
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline, PipelineLimits
+from shitu_server.pipeline import Admissions, Models, Pipeline
+from shitu_server.recognitions import PipelineLimits
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems

@@ -3,105 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from shitu_models.boxes import Boxes, areas, clip, nms, pixel_bounds
+from shitu_models.boxes import Boxes, areas, clip, pixel_bounds
 from shitu_models.preprocessing import resize
 from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
+from shitu_server.decisions import decided
 from shitu_server.errors import DeadlineExceededError, InvalidArgumentError
 from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, thumbnail
-from shitu_server.timings import StageClock, StageTimings
+from shitu_server.recognitions import (
+    Detection,
+    Embedding,
+    Objects,
+    PipelineLimits,
+    Recognition,
+    RecognizeOptions,
+)
+from shitu_server.timings import StageClock
 from shitu_server.types import (
     BoxSource,
     Detections,
     Detector,
     Encoder,
     Gallery,
-    GalleryState,
-    Hit,
     Picture,
     SearchResult,
     Vectors,
 )
-
-
-@dataclass(frozen=True)
-class PipelineLimits:
-    """How much one request may ask for."""
-
-    max_boxes: int = 100
-    max_top_k: int = 100
-    default_top_k: int = 5
-    duplicate_iou: float = 0.5
-    """Of two detected boxes that overlap by more, the one with the lower recognition score is dropped."""
-
-
-@dataclass(frozen=True)
-class RecognizeOptions:
-    """What a request may choose; None takes the default of the model or the server."""
-
-    detection_threshold: float | None = None
-    match_threshold: float | None = None
-    top_k: int | None = None
-    boxes: Boxes = field(default_factory=lambda: np.empty((0, 4), dtype=np.float32))
-    skip_detection: bool = False
-    max_objects: int | None = None
-
-
-@dataclass(frozen=True)
-class Objects:
-    """Boxes to recognise, float32 [n, 4], with detection scores [n] (0 where not detected) and where they come from."""
-
-    boxes: Boxes
-    scores: np.ndarray[tuple[int], np.dtype[np.float32]]
-    source: BoxSource
-
-
-@dataclass(frozen=True)
-class RecognizedObject:
-    """One object: `matches` are at or above the threshold; `best` is the first hit, below it or not, None in an empty gallery."""
-
-    box: tuple[float, float, float, float]
-    source: BoxSource
-    detection_score: float
-    matches: tuple[Hit, ...]
-    best: Hit | None
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """The outcome of one picture."""
-
-    objects: tuple[RecognizedObject, ...]
-    width: int
-    height: int
-    encoder_fingerprint: str
-    state: GalleryState
-    timings: StageTimings
-
-
-@dataclass(frozen=True)
-class Detection:
-    """Boxes of one picture, best first, in its own pixels."""
-
-    detections: Detections
-    width: int
-    height: int
-    timings: StageTimings
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Vectors of one picture's boxes, float32 [n, dimension], L2-normalised; its size, and a JPEG where one was wished."""
-
-    vectors: Vectors
-    encoder_fingerprint: str
-    timings: StageTimings
-    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -165,7 +96,7 @@ class Pipeline:
             objects = await self._objects(picture, options, clock, deadline_s)
             vectors = await self._embedded(picture, objects.boxes, clock, deadline_s)
             found = await self._found(vectors, gallery, options, clock, deadline_s)
-        recognized = _decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
+        recognized = decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
         height, width = picture.shape[:2]
         return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, clock.timings())
 
@@ -307,27 +238,6 @@ def _whole(picture: Picture) -> Objects:
     height, width = picture.shape[:2]
     box = np.array([[0, 0, width, height]], dtype=np.float32)
     return Objects(box, np.zeros(1, dtype=np.float32), BoxSource.WHOLE_IMAGE)
-
-
-def _decided(
-    objects: Objects, found: SearchResult, match_threshold: float, duplicate_iou: float
-) -> tuple[RecognizedObject, ...]:
-    best_scores = np.array([hits[0].score if hits else -1.0 for hits in found.hits], dtype=np.float32)
-    kept: Sequence[int] = range(len(objects.boxes))
-    if objects.source is BoxSource.DETECTED:
-        kept = sorted(int(index) for index in nms(objects.boxes, best_scores, duplicate_iou))
-    return tuple(_decide(objects, index, found.hits[index], match_threshold) for index in kept)
-
-
-def _decide(objects: Objects, index: int, hits: tuple[Hit, ...], match_threshold: float) -> RecognizedObject:
-    x1, y1, x2, y2 = (float(value) for value in objects.boxes[index])
-    return RecognizedObject(
-        box=(x1, y1, x2, y2),
-        source=objects.source,
-        detection_score=float(objects.scores[index]),
-        matches=tuple(hit for hit in hits if hit.score >= match_threshold),
-        best=hits[0] if hits else None,
-    )
 
 
 def _check_alive(deadline_s: float | None) -> None:

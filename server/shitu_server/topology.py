@@ -53,11 +53,25 @@ class Topology:
         with reserved_port(self._settings.host, self._settings.port) as port, _run_directory() as directory:
             run = Run.begin(self._settings.cache_dir / "runs")
             try:
-                await self._start(run, self._settings.model_copy(update={"port": port}), directory)
-                await self._tend(port)
+                serving = self._start_and_tend(run, self._settings.model_copy(update={"port": port}), directory)
+                await self._until_stopped(asyncio.create_task(serving))
             finally:
                 await self._stop()
                 run.close()
+
+    async def _until_stopped(self, serving: asyncio.Task[None]) -> None:
+        # Ctrl-C counts while models are still loading, too.
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if serving.done():
+            serving.result()
+        serving.cancel()
+        await asyncio.gather(serving, stopping, return_exceptions=True)
+
+    async def _start_and_tend(self, run: Run, settings: Settings, directory: Path) -> None:
+        await self._start(run, settings, directory)
+        await self._tend(settings.port)
 
     async def _start(self, run: Run, settings: Settings, directory: Path) -> None:
         if not settings.gallery_address:
@@ -94,7 +108,7 @@ class Topology:
 
     async def _tend(self, port: int) -> None:
         announced = False
-        while not self._stopping.is_set():
+        while True:
             for process in self._processes:
                 process.tend()
             if not announced and await asyncio.to_thread(is_serving, self._settings.host, port):

@@ -319,3 +319,12 @@ def test_an_unknown_model_is_said(tmp_path):
 def test_a_data_directory_in_use_is_said(twin, tmp_path):
     text = failed_start(tmp_path, "--data-dir", str(twin.data_dir))
     assert str(twin.data_dir) in text
+
+
+def test_a_stop_while_the_models_load_is_obeyed(tmp_path):
+    server = start_server(tmp_path)
+    while not processes(server, "tritonserver"):
+        assert server.process.poll() is None, server.log.read_text()
+        time.sleep(0.01)
+    assert server.stop() == 0
+    assert leftovers(server) == []

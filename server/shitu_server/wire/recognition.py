@@ -9,7 +9,7 @@ import numpy as np
 
 from shitu.v1 import recognition_pb2, types_pb2
 from shitu_models.boxes import Boxes
-from shitu_server.pipeline import Detection, Embedding, Recognition, RecognizedObject, RecognizeOptions
+from shitu_server.recognitions import Detection, Embedding, Recognition, RecognizedObject, RecognizeOptions
 from shitu_server.timings import StageTimings
 from shitu_server.types import BoxSource
 from shitu_server.wire.galleries import match_message, state_message, vector_message
