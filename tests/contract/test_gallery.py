@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.gallery_process import GalleryProcess
 
 from shitu_server.errors import (
     AlreadyExistsError,
@@ -19,9 +18,7 @@ from shitu_server.errors import (
     EncoderMismatchError,
     InvalidArgumentError,
     NotFoundError,
-    UnavailableError,
 )
-from shitu_server.gallery.client import GalleryClient
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.types import Gallery, NewItem
 
@@ -38,56 +35,33 @@ async def embedded(folder: Path) -> AsyncIterator[Gallery]:
         await gallery.close()
 
 
-@contextmanager
-def process(folder: Path) -> Iterator[str]:
-    """Run a gallery process; yield its address."""
-    address = f"unix:{folder}/gallery.sock"
-    command = [sys.executable, "-m", "shitu_server.gallery", "--address", address, "--data-dir", str(folder / "data")]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        yield address
-    finally:
-        running.terminate()
-        assert running.wait(20) == 0
-
-
-@asynccontextmanager
-async def client_of(address: str) -> AsyncIterator[Gallery]:
-    client = GalleryClient(address)
-    try:
-        for _ in range(400):
-            try:
-                await client.check()
-                break
-            except UnavailableError:
-                await asyncio.sleep(0.05)
-        yield client
-    finally:
-        await client.close()
-
-
 @asynccontextmanager
 async def remote(folder: Path) -> AsyncIterator[Gallery]:
-    with process(folder) as address:
-        async with client_of(address) as client:
+    process = GalleryProcess(folder)
+    try:
+        async with process.client() as client:
             yield client
+        process.stop()
+    finally:
+        process.kill()
 
 
 OPENERS = {"embedded": embedded, "process": remote}
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GalleryProcess]:
     """A process that serves all tests which do not end it."""
-    with process(tmp_path_factory.mktemp("process")) as running:
-        yield running
+    running = GalleryProcess(tmp_path_factory.mktemp("process"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(params=OPENERS)
 async def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gallery]:
     """One with an empty gallery named drinks."""
     shared = request.param == "process"
-    async with client_of(request.getfixturevalue("address")) if shared else embedded(tmp_path) as opened:
+    async with request.getfixturevalue("process").client() if shared else embedded(tmp_path) as opened:
         for left in (await opened.list_galleries(1000, "")).entries:
             await opened.delete(left.name)
         await opened.create("drinks", ENCODER, DIMENSION)

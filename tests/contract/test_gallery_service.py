@@ -147,6 +147,7 @@ async def test_wrong_field_is_named(stub, method: str, request_, code: str, fiel
     [
         ("GetGallery", pb.GetGalleryRequest(name="no"), "NOT_FOUND", ("gallery", "no")),
         ("AddItems", add_request(item("a"), gallery="no"), "NOT_FOUND", ("gallery", "no")),
+        ("GetGallery", pb.GetGalleryRequest(name="x" * 100_000), "NOT_FOUND", ("gallery", "x" * 80)),
         ("GetItem", pb.GetItemRequest(gallery="g", id="no"), "NOT_FOUND", ("item", "no")),
         (
             "CreateGallery",

@@ -36,7 +36,7 @@ def check(snapshot: IndexSnapshot, model: Model, k: int) -> None:
         np.testing.assert_allclose([f.score for f in found], [score for _, score in wanted], atol=1e-6)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(changes=CHANGES, chunk_rows=st.integers(1, 20), least_dead=st.integers(0, 5), k=st.integers(1, 40))
 def test_search_equals_brute_force(changes, chunk_rows: int, least_dead: int, k: int):
     index = ExactIndex(DIMENSION, chunk_rows=chunk_rows, least_dead=least_dead)

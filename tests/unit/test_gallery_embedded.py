@@ -12,6 +12,7 @@ from shitu_server.errors import ConfigurationError, OverloadedError, StorageErro
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.index import ExactIndex
 from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import NewItem
 
 LIMITS = GalleryLimits(gallery_count=2, items_per_gallery=1000, write_queue_calls=4, search_queue_queries=8)
@@ -83,6 +84,19 @@ async def test_index_that_cannot_be_rebuilt_is_not_searched(gallery: EmbeddedGal
             await asyncio.sleep(0.05)
     else:
         pytest.fail("the index was not rebuilt")
+
+
+async def test_writer_survives_a_bug(gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GalleryStore, "upsert", fail)
+        patch.setattr(GalleryStore, "purge", fail)
+        with pytest.raises(ZeroDivisionError):
+            await gallery.add("g", items(1), "encoder")
+    await gallery.add("g", items(2), "encoder")
+    assert await found(gallery) == ["0", "1"]
 
 
 async def test_queue_of_writes_is_bounded(gallery: EmbeddedGallery):

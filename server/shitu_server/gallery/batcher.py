@@ -137,8 +137,8 @@ class QueryBatcher(Generic[K, R]):
         return taken
 
     async def _answer(self, key: K, calls: list[_Call[R]]) -> None:
-        queries = np.concatenate([call.queries for call in calls])
         try:
+            queries = np.concatenate([call.queries for call in calls])
             results = await asyncio.get_running_loop().run_in_executor(self._executor, self._search, key, queries)
         except asyncio.CancelledError:
             for call in calls:

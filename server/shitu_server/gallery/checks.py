@@ -18,6 +18,9 @@ from shitu_server.types import Metadata, NewItem, Vectors
 FieldNames = Callable[[int], str]
 """The name of the field that row i came from."""
 
+MOST_SHOWN: Final = 80
+"""Characters."""
+
 NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -43,7 +46,7 @@ def check_name(name: str) -> None:
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidArgumentError(
             "name",
-            f"expected 1 to 64 of a-z, 0-9, '-' and '_', beginning with a letter or a digit; came {_shown(name)}",
+            f"expected 1 to 64 of a-z, 0-9, '-' and '_', beginning with a letter or a digit; came {shown(name)}",
         )
 
 
@@ -54,7 +57,7 @@ def check_text(field: str, text: str, most_characters: int) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(field, f"cannot be written as UTF-8: {_shown(text)}") from error
+        raise InvalidArgumentError(field, f"cannot be written as UTF-8: {shown(text)}") from error
 
 
 def check_range(field: str, value: int, most: int, unit: str = "") -> None:
@@ -67,7 +70,7 @@ def check_encoder(gallery: str, bound_to: str, came: str) -> None:
     """Raise EncoderMismatchError unless the vectors are of the encoder that the gallery is bound to."""
     if came != bound_to:
         raise EncoderMismatchError(
-            f'gallery "{gallery}" is bound to encoder {_shown(bound_to)}, the vectors are of {_shown(came)}; '
+            f'gallery "{gallery}" is bound to encoder {shown(bound_to)}, the vectors are of {shown(came)}; '
             "use that encoder, or make a gallery for this one"
         )
 
@@ -95,7 +98,7 @@ def check_unique(item_id: str, place: int, first_places: dict[str, int]) -> None
     first = first_places.setdefault(item_id, place)
     if first != place:
         raise InvalidArgumentError(
-            f"items[{place}].id", f"{_shown(item_id)} is the id of items[{first}] too; ids of one call must differ"
+            f"items[{place}].id", f"{shown(item_id)} is the id of items[{first}] too; ids of one call must differ"
         )
 
 
@@ -148,6 +151,7 @@ def _metadata_json(field: str, metadata: Metadata, most_bytes: int) -> str:
     return text
 
 
-def _shown(text: str) -> str:
-    shown = text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004  # a line of a message
-    return ascii(shown) if not shown.isprintable() else f'"{shown}"'
+def shown(text: str) -> str:
+    """Return a text of a client as it stands in a message: quoted, printable, and short, since gRPC limits trailers to 8 KiB."""
+    short = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+    return f'"{short}"' if short.isprintable() else ascii(short)

@@ -26,6 +26,7 @@ from shitu_server.gallery.checks import (
     check_range,
     check_text,
     checked_items,
+    shown,
     unit_vectors,
 )
 from shitu_server.gallery.directory import DataDirectory
@@ -152,8 +153,8 @@ class EmbeddedGallery:
             raise bad_page_token()
         galleries = self._ledger.galleries
         names = sorted(name for name in galleries if name > page_token)
-        shown = names[:page_size]
-        return Page(tuple(galleries[name].info for name in shown), shown[-1] if len(names) > page_size else "")
+        listed = names[:page_size]
+        return Page(tuple(galleries[name].info for name in listed), listed[-1] if len(names) > page_size else "")
 
     async def delete(self, name: str, *, deadline_s: float | None = None) -> None:
         """See `types.Gallery`."""
@@ -194,7 +195,7 @@ class EmbeddedGallery:
         check_text("id", item_id, self._limits.id_characters)
         item = await self._read(lambda: self._reader.item(generation, item_id), deadline_s)
         if item is None:
-            raise NotFoundError("item", item_id, f'gallery "{name}" has no item {item_id!a}')
+            raise NotFoundError("item", item_id, f'gallery "{name}" has no item {shown(item_id)}')
         return item
 
     async def search(

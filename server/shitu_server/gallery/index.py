@@ -244,13 +244,12 @@ class IndexSnapshot:
         self, query: NDArray[np.float32], scores: Vectors, chunk_numbers: NDArray[np.int64], slots: NDArray[np.int64]
     ) -> list[Found]:
         """Score the candidates again, one by one and in float64, so that equal vectors have equal scores; then order them."""
-        places = [
-            (self._chunks[c], s) for score, c, s in zip(scores, chunk_numbers, slots, strict=True) if score != -np.inf
-        ]
-        rows = np.stack([chunk.vectors[slot] for chunk, slot in places]).astype(np.float64)
+        seen = zip(scores.tolist(), chunk_numbers.tolist(), slots.tolist(), strict=True)
+        places = [(self._chunks[number], slot) for score, number, slot in seen if score != -np.inf]
+        rows = np.array([chunk.vectors[slot] for chunk, slot in places], dtype=np.float64)
         exact = np.clip((rows * query).sum(axis=1), -1, 1).astype(np.float32)
         entries = [chunk.entries[slot] for chunk, slot in places]
-        order = np.lexsort(([entry.row_id for entry in entries], -exact))
+        order = np.lexsort(([entry.row_id for entry in entries], -exact)).tolist()
         return [Found(entries[i], float(exact[i])) for i in order]
 
 

@@ -97,9 +97,9 @@ class Ledger:
     def _mend(self) -> None:
         """Rebuild the indexes that could not follow."""
         for name in tuple(self._stale):
-            row = self._store.find(name)
-            assert row is not None
             try:
+                row = self._store.find(name)
+                assert row is not None
                 self._indexes[row.generation] = self._build(row)
             except Exception:  # noqa: BLE001  # tried again by every write and by `tidy`
                 _log.exception("the index of gallery %s cannot be rebuilt", name)

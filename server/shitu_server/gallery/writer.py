@@ -84,7 +84,6 @@ class GroupWriter:
         self._executor.shutdown()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             calls = self._take()
             if calls:
@@ -94,8 +93,14 @@ class GroupWriter:
             elif self._closing:
                 return
             else:
-                more = await loop.run_in_executor(self._executor, self._ledger.tidy)
-                await self._wait(TIDY_INTERVAL_S if more else None)
+                await self._wait(TIDY_INTERVAL_S if await self._tidy() else None)
+
+    async def _tidy(self) -> bool:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.tidy)
+        except Exception:  # noqa: BLE001  # a bug; the writer lives on
+            _log.exception("tidying failed")
+            return False
 
     async def _wait(self, most_s: float | None) -> None:
         """Wait for something to do."""

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from shitu_server.errors import AlreadyExistsError, NotFoundError, StorageError
-from shitu_server.gallery.checks import CheckedItem
+from shitu_server.gallery.checks import MOST_SHOWN, CheckedItem, shown
 from shitu_server.gallery.index import Entry, ExactIndex
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import GalleryRow, GalleryStore, Upserted
@@ -138,7 +138,7 @@ def state_of(row: GalleryRow) -> GalleryState:
 
 def no_gallery(name: str) -> NotFoundError:
     """Return the error for a gallery that is not there."""
-    return NotFoundError("gallery", name, f"there is no gallery {name!a}")
+    return NotFoundError("gallery", name[:MOST_SHOWN], f"there is no gallery {shown(name)}")
 
 
 def _unchanged(store: GalleryStore, name: str, generation: int) -> GalleryRow:
