@@ -22,6 +22,7 @@ from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
 from shitu_server.pipeline import Admissions, Models, Pipeline
 from shitu_server.recognitions import PipelineLimits
+from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems
@@ -37,6 +38,8 @@ _SERVICES: Final = (
     health.SERVICE_NAME,
 )
 _HEALTH_INTERVAL_S: Final = 1.0
+_CLOSE_S: Final = 1.0
+"""What is left after draining, health watchers above all, is cut off after this long."""
 _KEEPALIVE_MIN_INTERVAL_MS: Final = 5000
 """Clients that ping every 10 s, as many do, must not be sent away."""
 
@@ -51,7 +54,10 @@ class Gateway:
         self._triton = TritonConnection(settings.triton_address)
         self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._server_options())
+        self._draining = DrainInterceptor()
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), self._draining], options=self._server_options()
+        )
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then say NOT_SERVING, finish what is in flight and return.
@@ -68,7 +74,8 @@ class Gateway:
         await stopping.wait()
         watching.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._settings.drain_timeout_s)
+        await self._draining.drain(self._settings.drain_timeout_s)
+        await self._server.stop(_CLOSE_S)
         await self._close()
 
     def _register(self) -> None:

@@ -67,9 +67,8 @@ async def run_demo(folder: Path, sizes: DemoSizes, seed: int, console: Console) 
         scenes = {pictures / name: "" for name in truth}
         outcome = await recognize_all(client, scenes, RunOptions(_GALLERY), folder / "annotated", console)
     tables.print_recognitions(console, outcome, labelled=False)
-    figures = compared(
-        truth, {path.relative_to(pictures).as_posix(): r for path, r in outcome.results.items()}, outcome
-    )
+    results = {path.relative_to(pictures).as_posix(): result for path, result in outcome.results.items()}
+    figures = compared(truth, results, outcome.images_per_s)
     _print_figures(figures, console)
     return figures
 
