@@ -44,7 +44,7 @@ def _turned_cut(
 
 
 def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Blurs one picture in four, lowers the resolution of one in four, and erases a rectangle of one in three."""
+    """Blurs one picture in four, lowers the resolution of one in four, and erases a rectangle of one in seven."""
     if rng.random() < 0.25:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4))), np.uint8)
     if rng.random() < 0.25:
@@ -53,7 +53,7 @@ def disturb(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
         image = np.asarray(
             cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size)), np.uint8
         )
-    if rng.random() < 0.33:
+    if rng.random() < 0.15:
         size = image.shape[0]
         height, width = (int(v) for v in rng.uniform(0.1, 0.45, 2) * size)
         top, left = int(rng.integers(size - height)), int(rng.integers(size - width))

@@ -52,13 +52,14 @@ class Saver:
     """Writes a run's checkpoint every so often."""
 
     def __init__(self, path: Path, parts: Mapping[str, Any], description: Mapping[str, Any], every_s: float) -> None:
-        self._path, self._parts, self._description, self._every_s = path, parts, description, every_s
+        self._path, self._parts, self._every_s = path, parts, every_s
+        self._description = dict(description)
         self._saved_s = time.monotonic()
 
     def resume(self, budget: Budget) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Go on from the checkpoint, if there is one; the description then says under `before` what had been run so far."""
         if self._path.exists():
-            load_checkpoint(self._path, self._parts, budget)
+            self._description["before"] = load_checkpoint(self._path, self._parts, budget)
 
     def save_if_due(self, budget: Budget) -> bool:
         """Save if it is time or the budget is spent; says whether it did."""

@@ -31,7 +31,7 @@ MARGIN_FROM, MARGIN_FULL = 0.05, 0.25
 class EncoderRun:
     """Settings of a run."""
 
-    base_rate: float = 1e-3
+    base_rate: float = 6e-4
     weight_decay: float = 0.05
     warmup_steps: int = 300
 
