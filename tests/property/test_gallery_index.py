@@ -37,7 +37,7 @@ def check(snapshot: IndexSnapshot, model: Model, k: int) -> None:
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(changes=CHANGES, chunk_rows=st.integers(1, 20), least_dead=st.integers(0, 5), k=st.integers(1, 40))
+@given(changes=CHANGES, chunk_rows=st.integers(1, 80), least_dead=st.integers(0, 60), k=st.integers(1, 40))
 def test_search_equals_brute_force(changes, chunk_rows: int, least_dead: int, k: int):
     index = ExactIndex(DIMENSION, chunk_rows=chunk_rows, least_dead=least_dead)
     model: Model = {}

@@ -59,6 +59,16 @@ def test_replacing_a_row_again_and_again_does_not_grow_the_index():
     assert [f[0].entry.row_id for f in index.snapshot().search(rows, 1)] == list(range(100))
 
 
+def test_search_looks_past_dead_rows():
+    query = unit_rows(1, 8)
+    near = query + np.linspace(0.01, 0.5, 60, dtype=np.float32)[:, np.newaxis] * unit_rows(1, 8, seed=1)
+    index = ExactIndex(8)
+    index.put(entries(0, 60), near / np.linalg.norm(near, axis=1, keepdims=True))
+    index.remove([str(i) for i in range(50)])
+    assert index.snapshot()._chunks[0].dead_count == 50
+    assert [f.entry.row_id for f in index.snapshot().search(query, 5)[0]] == list(range(50, 55))
+
+
 def test_empty_index_finds_nothing():
     index = ExactIndex(4)
     assert index.snapshot().search(unit_rows(2, 4), 3) == [[], []]
