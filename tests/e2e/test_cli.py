@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.conftest import RunningServer
+from tests.drawn import product_picture
 
 from shitu_train.demo import compared
 from shitu_train.render import DemoSizes, write_demo_dataset
-from tests.conftest import RunningServer
-from tests.drawn import product_picture
 
 SIZES = DemoSizes(products=4, gallery_pictures_per_product=3, scenes=2)
 
@@ -71,7 +71,7 @@ def test_build_recognise_and_save(server, pictures, gallery, tmp_path):
             assert drawn.size == (640, 480)
 
 
-def test_halves_print_recall(server, pictures, tmp_path):
+def test_halves_print_recall(server, pictures):
     source = ["gallery", "build", "half", pictures / "gallery.txt", "--half", "first"]
     assert "added 8 pictures" in shitu(server, *source)
     try:
@@ -107,7 +107,7 @@ def test_add_show_remove(server, gallery, tmp_path):
     assert gallery in shitu(server, "gallery", "list")
 
 
-def test_a_bad_picture_never_stops_a_build(server, pictures, tmp_path):
+def test_a_bad_picture_never_stops_a_build(server, tmp_path):
     for name, content in {"a/good.jpg": product_picture(0), "a/bad.jpg": b"no picture", "b/empty.jpg": b""}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tests.drawn import product_picture, products, scene, scene_picture
 
 from shitu_client import (
     AlreadyExistsError,
@@ -20,7 +21,6 @@ from shitu_client import (
     Recognition,
     UnavailableError,
 )
-from tests.drawn import product_picture, products, scene, scene_picture
 
 
 @pytest.fixture
@@ -128,5 +128,5 @@ async def test_a_stream(server):
 
 
 def test_nobody_there_is_said_within_the_timeout():
-    with Client("127.0.0.1:9", timeout_s=2.0) as client, pytest.raises(UnavailableError, match="127.0.0.1:9"):
+    with Client("127.0.0.1:9", timeout_s=2.0) as client, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
         client.list_galleries()

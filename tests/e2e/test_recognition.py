@@ -15,12 +15,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
+from tests.drawn import product_picture, products, scene, scene_picture
 
 from shitu.v1 import gallery_pb2 as g
-from shitu.v1 import gallery_pb2_grpc, types_pb2
+from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc, types_pb2
 from shitu.v1 import recognition_pb2 as r
-from shitu.v1 import recognition_pb2_grpc
-from tests.drawn import product_picture, products, scene, scene_picture
 
 
 @pytest.fixture

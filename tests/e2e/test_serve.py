@@ -16,12 +16,12 @@ import numpy as np
 import psutil
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from tests.conftest import REPOSITORY, RunningServer, start_server
+from tests.drawn import product_picture
 
 from shitu.v1 import gallery_pb2 as g
 from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc, types_pb2
 from shitu.v1 import recognition_pb2 as r
-from tests.conftest import REPOSITORY, RunningServer, start_server
-from tests.drawn import product_picture
 
 RECOVERY_S = 10
 

@@ -410,7 +410,7 @@ class TestRecovery:
         assert seconds < RECOVERY_LIMIT_S
         assert all(isinstance(error, UnavailableError) for error in errors)
         assert triton.grpc_address == address
-        while not triton.ready:  # noqa: ASYNC110 - it looks at processes, nobody tells it
+        while not triton.ready:
             await asyncio.sleep(0.05)
         assert await connection.ready([spec.name for spec in TINY])
         servers = [process for process in processes_of(run_id_of(triton)) if process.name() == "tritonserver"]

@@ -11,7 +11,6 @@ import venv
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import REPOSITORY
 from tests.drawn import product_picture
 

@@ -19,7 +19,9 @@ def test_a_box_inside_out_has_no_area():
 
 
 def test_nms_keeps_the_best_and_orders_by_score():
-    kept = nms(boxes((0, 0, 10, 10), (1, 0, 11, 10), (50, 50, 60, 60)), np.array([0.5, 0.9, 0.7], dtype=np.float32), 0.5)
+    kept = nms(
+        boxes((0, 0, 10, 10), (1, 0, 11, 10), (50, 50, 60, 60)), np.array([0.5, 0.9, 0.7], dtype=np.float32), 0.5
+    )
     np.testing.assert_array_equal(kept, [1, 2])
 
 

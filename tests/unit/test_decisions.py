@@ -30,7 +30,10 @@ def test_callers_boxes_are_all_kept():
 
 def test_every_match_must_reach_the_threshold_not_only_the_first():
     (only,) = decided(
-        Objects(BOXES[:1], SCORES[:1], BoxSource.DETECTED), found(hits(0.8, 0.6, 0.4)), match_threshold=0.6, duplicate_iou=0.5
+        Objects(BOXES[:1], SCORES[:1], BoxSource.DETECTED),
+        found(hits(0.8, 0.6, 0.4)),
+        match_threshold=0.6,
+        duplicate_iou=0.5,
     )
     assert [match.score for match in only.matches] == [0.8, 0.6]
     assert only.best is not None

@@ -92,7 +92,9 @@ def _decision_message(found: RecognizedObject) -> recognition_pb2.Decision:
             best_candidate=match_message(found.matches[0]),
         )
     reason = (
-        recognition_pb2.UNKNOWN_REASON_SCORE_BELOW_THRESHOLD if found.best else recognition_pb2.UNKNOWN_REASON_EMPTY_GALLERY
+        recognition_pb2.UNKNOWN_REASON_SCORE_BELOW_THRESHOLD
+        if found.best
+        else recognition_pb2.UNKNOWN_REASON_EMPTY_GALLERY
     )
     return recognition_pb2.Decision(
         verdict=recognition_pb2.VERDICT_UNKNOWN,
