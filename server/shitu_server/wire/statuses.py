@@ -125,7 +125,7 @@ def _invalid(kind: type[InvalidArgumentError]) -> Callable[[status_pb2.Status], 
     return build
 
 
-def _resource(kind: type[NotFoundError] | type[AlreadyExistsError]) -> Callable[[status_pb2.Status], ShituError]:
+def _resource(kind: type[NotFoundError | AlreadyExistsError]) -> Callable[[status_pb2.Status], ShituError]:
     def build(status: status_pb2.Status) -> ShituError:
         resource = _detail(status, error_details_pb2.ResourceInfo) or error_details_pb2.ResourceInfo()
         return kind(resource.resource_type, resource.resource_name, status.message)
@@ -133,7 +133,7 @@ def _resource(kind: type[NotFoundError] | type[AlreadyExistsError]) -> Callable[
     return build
 
 
-def _retryable(kind: type[OverloadedError] | type[UnavailableError]) -> Callable[[status_pb2.Status], ShituError]:
+def _retryable(kind: type[OverloadedError | UnavailableError]) -> Callable[[status_pb2.Status], ShituError]:
     def build(status: status_pb2.Status) -> ShituError:
         retry = _detail(status, error_details_pb2.RetryInfo) or error_details_pb2.RetryInfo()
         return kind(status.message, retry.retry_delay.ToMilliseconds() / 1000)
