@@ -70,7 +70,7 @@ def render_cache(
 
 
 @commands.command()
-def train(
+def fit(
     model: DemoModel,
     *,
     cache: Cache,

@@ -120,7 +120,11 @@ def export_demo_model(name: str, checkpoint: Path, repository: Path) -> Parity:
         training = load_checkpoint(checkpoint, {"model": detector})
         layer = DecodedDetector(detector)
     parity = export_model(layer, spec, repository)
-    write_record(
-        repository, name, architecture=asdict(size), training=training, parity=asdict(parity), versions=tool_versions()
-    )
+    sections = {
+        "architecture": asdict(size),
+        "training": training,
+        "parity": asdict(parity),
+        "versions": tool_versions(),
+    }
+    write_record(repository, name, **sections)
     return parity

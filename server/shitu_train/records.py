@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shitu_models.fingerprint import weights_digest
 from shitu_models.specs import DEMO_DET, DEMO_REC
 from shitu_train.evaluation import OnnxModel, evaluate_grocery, evaluate_scenes
 
@@ -36,9 +37,11 @@ def source_commit() -> str:
 
 
 def write_record(repository: Path, model: str, **sections: Any) -> None:
-    """Adds sections to the model's record, in place of those of the same name."""
-    path = repository / model / FILE_NAME
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"model": model}
+    """Add sections to the record of the model as it is now; figures of an earlier file of that model are dropped."""
+    path, digest = repository / model / FILE_NAME, weights_digest(repository / model / "1" / "model.onnx")
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if record.get("sha256") != digest:
+        record = {"model": model, "sha256": digest}
     record.update(sections)
     path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

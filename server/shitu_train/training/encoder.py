@@ -23,7 +23,7 @@ from shitu_train.training.reporting import Reporter
 
 MARGIN = 0.2
 # Until here only half of the patches are seen (twice as many pictures a second), and the margin grows from 0.
-SPARSE_UNTIL = 0.6
+SPARSE_UNTIL = 0.78
 MARGIN_FROM, MARGIN_FULL = 0.05, 0.25
 
 
