@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from shitu_train.cpu import configure_cpu
+from shitu_train.errors import TrainError
 
 commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -95,7 +99,8 @@ def fit(
         seed=seed,
     )
     run = recipes.train_demo_encoder if model is DemoModel.ENCODER else recipes.train_demo_detector
-    run(settings)
+    with _errors_in_plain_words():
+        run(settings)
 
 
 @commands.command()
@@ -106,7 +111,9 @@ def export(
     repository: Repository = Path("model_repository"),
 ) -> None:
     """Write a model to the repository as ONNX, if it computes what Paddle computes, and record how it was made."""
-    parity = _needing_paddle("shitu_train.recipes").export_demo_model(model.value, checkpoint, repository)
+    recipes = _needing_paddle("shitu_train.recipes")
+    with _errors_in_plain_words():
+        parity = recipes.export_demo_model(model.value, checkpoint, repository)
     Console().print(f"{model.value}: {parity}", highlight=False)
 
 
@@ -120,8 +127,10 @@ def evaluate(
     """Measure both demo models as exported, and add the figures to their training records."""
     from shitu_train.records import record_evaluation  # noqa: PLC0415
 
-    for name, figures in record_evaluation(repository, scenes, grocery).items():
-        Console().print(f"{name}: {figures}", highlight=False)
+    with _errors_in_plain_words():
+        figures = record_evaluation(repository, scenes, grocery)
+    for name, values in figures.items():
+        Console().print(f"{name}: {values}", highlight=False)
 
 
 def _needing_paddle(module: str) -> ModuleType:
@@ -131,7 +140,18 @@ def _needing_paddle(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name not in {"paddle", "paddle2onnx", "onnx"}:
             raise
-        Console(stderr=True).print(
-            f"[red]error:[/] this needs {error.name}: pip install 'shitu\\[train]'", highlight=False
-        )
-        raise SystemExit(1) from error
+        _fail(f"this needs {error.name}: pip install 'shitu[train]'", error)
+
+
+@contextmanager
+def _errors_in_plain_words() -> Iterator[None]:
+    """Ends the command with one sentence instead of a traceback where the user can do something about it."""
+    try:
+        yield
+    except (TrainError, OSError, ValueError) as error:
+        _fail(str(error), error)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    Console(stderr=True).print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise SystemExit(1) from error

@@ -14,16 +14,13 @@ from shitu_models.boxes import nms
 from shitu_models.preprocessing import resize
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, ModelSpec, Task
 from shitu_train.arrays import float32
+from shitu_train.errors import ParityError
 from shitu_train.render import draw_picture, draw_scene, make_products
 from shitu_train.training.encoder import normalise
 
 MOST_DIFFERENCE = 1e-4
 LEAST_COSINE = 0.99999
 BATCHES = (1, 3, 8)
-
-
-class ParityError(RuntimeError):
-    """The exported graph does not compute what the Paddle model computes."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, DataType, ModelSpec, TensorSpec
 from shitu_train.arrays import float32, int64
-from shitu_train.conversion.paddle2onnx_process import OPSET, ConversionError
+from shitu_train.conversion.paddle2onnx_process import OPSET
+from shitu_train.errors import ConversionError
 
 BATCH = "batch"
 # The oldest ONNX Runtime that must load the files (1.17) reads up to IR 9; opset 17 belongs to IR 8.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import paddle
 
+from shitu_train.errors import ConversionError
+
 OPSET = 17
 TIME_LIMIT_S = 600.0
 # Its default optimiser installs packages while it exports and is reported to drop casts (Paddle2ONNX issue 1565).
@@ -15,10 +17,6 @@ _SCRIPT = """
 import sys, paddle2onnx
 paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], opset_version=int(sys.argv[4]), optimize_tool="None")
 """
-
-
-class ConversionError(RuntimeError):
-    """paddle2onnx failed, or what it wrote does not have the expected inputs and outputs."""
 
 
 def export_layer(layer: paddle.nn.Layer, input_px: int, folder: Path) -> Path:
