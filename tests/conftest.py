@@ -58,7 +58,17 @@ def start_server(folder: Path, *options: str, port: int = 0, env: dict[str, str]
             port = free
     folder.mkdir(parents=True, exist_ok=True)
     data_dir, log = folder / "data", folder / "server.log"
-    command = [sys.executable, "-m", "shitu_client", "serve", "--port", str(port), "--data-dir", str(data_dir), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "shitu_client",
+        "serve",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data_dir),
+        *options,
+    ]
     with log.open("a") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, text=True, start_new_session=True, env={**os.environ, **(env or {})}

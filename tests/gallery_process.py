@@ -15,7 +15,7 @@ import pytest
 
 from shitu_server.errors import DeadlineExceededError, UnavailableError
 from shitu_server.gallery.client import GalleryClient
-from shitu_server.gallery.environment import search_environment
+from shitu_server.kept_process import EXIT_CONFIGURATION
 
 START_TIMEOUT_S = 30
 
@@ -31,8 +31,9 @@ class GalleryProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "shitu_server.gallery", "--address", self.address, "--data-dir", self.data_dir]
-        environment = {**os.environ, **search_environment(thread_count=1)}
+        command = [sys.executable, "-m", "shitu_server", "gallery"]
+        settings = {"SHITU_GALLERY_ADDRESS": self.address, "SHITU_DATA_DIR": str(self.data_dir)}
+        environment = {**os.environ, **settings}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment)
 
@@ -47,7 +48,7 @@ class GalleryProcess:
 
     def refusal(self) -> str:
         """Wait until it ends by itself; return what it says."""
-        assert self.process.wait(START_TIMEOUT_S) == 1
+        assert self.process.wait(START_TIMEOUT_S) == EXIT_CONFIGURATION
         said = self.log.read_text()
         assert "Traceback" not in said
         return said

@@ -25,7 +25,7 @@ def main() -> None:
         add_completion=False,
     )
     missing = [point for point in sorted(entry_points(group=_GROUP), key=_order) if not _registered(app, point)]
-    if missing and sys.argv[1:2] in (["serve"], ["demo"]):
+    if missing and sys.argv[1:2] in (["serve"], ["demo"], ["train"]):
         Console(stderr=True).print(
             f"[red]error:[/] `shitu {sys.argv[1]}` needs the server: pip install 'shitu\\[server]'", highlight=False
         )

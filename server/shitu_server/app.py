@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from typing import Final
 
 import grpc
@@ -137,7 +136,7 @@ class Gateway:
 
     async def _is_ready(self) -> bool:
         try:
-            await self._gallery.list_galleries(1, "", deadline_s=time.monotonic() + _HEALTH_INTERVAL_S)
+            await self._gallery.check()
         except ShituError as error:
             _log.info("not ready: %s", error.message)
             return False

@@ -9,6 +9,7 @@ from rich.console import Console
 from shitu_models.specs import ModelSpec, Task, spec_of
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
+from shitu_server.gallery.limits import BatchingOptions
 from shitu_server.settings import Role, Settings, default_environment, processor_count
 
 
@@ -51,8 +52,9 @@ def _run_gateway(settings: Settings) -> None:
 
 
 def _run_gallery(settings: Settings) -> None:
-    default_environment(search_environment(processor_count()))
-    from shitu_server.gallery.process import serve_gallery  # noqa: PLC0415
+    threads = settings.search_threads or max(1, processor_count() // 2)
+    default_environment(search_environment(threads))
+    from shitu_server.gallery_process import serve_gallery  # noqa: PLC0415
 
     if not settings.gallery_address:
         raise ConfigurationError(
@@ -62,6 +64,7 @@ def _run_gallery(settings: Settings) -> None:
         serve_gallery(
             settings.gallery_address,
             settings.data_dir,
+            batching=BatchingOptions(thread_count=threads),
             max_message_bytes=settings.max_message_bytes,
             drain_timeout_s=settings.drain_timeout_s,
         )

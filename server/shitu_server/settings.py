@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """At the encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
+    search_threads: Annotated[int, Field(ge=0, le=64)] = 0
+    """Threads of one search in the gallery process; 0 takes half of the processors."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0

@@ -96,9 +96,8 @@ def from_status(status: status_pb2.Status) -> ShituError:
 def _from_bare_code(code: grpc.StatusCode, details: str, peer: str) -> ShituError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(f"{peer} did not answer before the deadline")
-    if code is grpc.StatusCode.CANCELLED:
-        return DeadlineExceededError(f"the call to {peer} was cancelled")
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # A server that stops answers CANCELLED; our own cancellations are asyncio.CancelledError and never come here.
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
         return UnavailableError(f"{peer} cannot be reached; it is being restarted", RETRY_WHEN_UNREACHABLE_S)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return InvalidArgumentError("", f"the message is over the size limit of {peer}: {details}")
