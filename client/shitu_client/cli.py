@@ -1,4 +1,7 @@
-"""The command `shitu`. Each installed part adds its subcommands through the entry points `shitu.commands`."""
+"""The command `shitu`. Each installed part adds its subcommands through the entry points `shitu.commands`.
+
+An entry point that needs an extra has the name of its command and names the extra.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,15 @@ def main() -> None:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    missing = [point for point in sorted(entry_points(group=_GROUP), key=_order) if not _registered(app, point)]
-    if missing and sys.argv[1:2] in (["serve"], ["demo"], ["train"]):
-        Console(stderr=True).print(
-            f"[red]error:[/] `shitu {sys.argv[1]}` needs the server: pip install 'shitu\\[server]'", highlight=False
-        )
+    points = sorted(entry_points(group=_GROUP), key=lambda point: point.name)
+    missing = {point.name: point for point in points if not _registered(app, point)}
+    wanted = missing.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if wanted is not None:
+        extras = ",".join(wanted.extras)
+        message = f"[red]error:[/] `shitu {wanted.name}` is not installed: pip install 'shitu\\[{extras}]'"
+        Console(stderr=True).print(message, highlight=False)
         raise SystemExit(EXIT_FAILED)
     app()
-
-
-def _order(point: EntryPoint) -> str:
-    return point.name
 
 
 def _registered(app: typer.Typer, point: EntryPoint) -> bool:

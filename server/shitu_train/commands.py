@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -35,7 +35,9 @@ class DemoModel(str, Enum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the training commands as `shitu train`."""
+    """Add the training commands as `shitu train`. Raises ModuleNotFoundError where the train extra is not installed."""
+    if importlib.util.find_spec("paddle") is None:
+        raise ModuleNotFoundError("Paddle is not installed", name="paddle")
     app.add_typer(commands, name="train", help="Draw pictures; train, export and evaluate models.")
 
 

@@ -56,6 +56,7 @@ def test_client_and_server_from_the_wheel(wheel, tmp_path):
     home.mkdir()
     assert "recognize" in run(client, "--help", cwd=home)
     assert "pip install 'shitu[server]'" in run(client, "serve", cwd=home, status=1)
+    assert "pip install 'shitu[train]'" in run(server, "train", cwd=home, status=1)
     picture = home / "product.jpg"
     picture.write_bytes(product_picture(0))
     with socket.socket() as free:
