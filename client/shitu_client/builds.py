@@ -33,8 +33,10 @@ async def build_gallery(
 ) -> BuildOutcome:
     """Add pictures to a gallery, created where it is not there; building again replaces items and doubles none.
 
+    A request that fails is noted for each of its pictures and does not stop the rest.
+
     Raises:
-        ShituClientError: the gallery cannot be created, or the server cannot be reached.
+        ShituClientError: the gallery cannot be created.
     """
     try:
         await client.create_gallery(name)

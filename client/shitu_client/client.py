@@ -41,12 +41,21 @@ DEFAULT_SERVER: Final = "127.0.0.1:8200"
 DEFAULT_TIMEOUT_S: Final = 30.0
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_REPEATABLE: Final = {
+    "shitu.v1.RecognitionService": ("Recognize", "BatchRecognize", "Detect", "Embed"),
+    "shitu.v1.GalleryService": ("GetGallery", "ListGalleries", "AddItems", "ListItems", "GetItem", "Search"),
+}
+"""Methods that may be called again after UNAVAILABLE: reads, and AddItems, which replaces by id. To create, delete or remove
+again would change the answer where the first call was done and only its reply was lost."""
 _RETRIES: Final = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [{"service": "shitu.v1.RecognitionService"}, {"service": "shitu.v1.GalleryService"}],
-                # UNAVAILABLE says that nothing was done or, for a write, that doing it again changes nothing more.
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in _REPEATABLE.items()
+                    for method in methods
+                ],
                 "retryPolicy": {
                     "maxAttempts": 4,
                     "initialBackoff": "0.2s",
@@ -63,8 +72,9 @@ _RETRIES: Final = json.dumps(
 class AsyncClient:
     """A connection to a server, for use in one event loop.
 
-    Every method raises a ShituClientError (see `shitu_client.errors`) and waits `timeout_s` at most. Calls that meet a
-    server that is restarting are tried again, a few times, within that time.
+    Every method raises a ShituClientError (see `shitu_client.errors`). Each request waits `timeout_s` at most; `add_items` and
+    `list_galleries` make as many as it takes, and a stream lasts as long as its pictures come. Reads and `add_items` that meet
+    a server that is restarting are tried again, a few times, within that time.
     """
 
     def __init__(self, server: str = DEFAULT_SERVER, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -138,13 +148,22 @@ class AsyncClient:
     async def recognize_stream(
         self, images: AsyncIterator[tuple[str, ImageSource]], gallery: str
     ) -> AsyncIterator[tuple[str, Recognition | ShituClientError]]:
-        """Recognise any number of (request id, picture) over one stream; results come as they are ready, errors as values."""
+        """Recognise any number of (request id, picture) over one stream; results come as they are ready, errors as values.
+
+        What `images` raises, or reading a picture, ends the stream: the results of the pictures before come first, then it is
+        raised here.
+        """
+        fault: list[Exception] = []
 
         async def requests() -> AsyncIterator[recognition_pb2.StreamRecognizeRequest]:
-            async for request_id, image in images:
-                request = recognition_pb2.RecognizeRequest(image=await _content(image), gallery=gallery)
-                entry = recognition_pb2.RecognizeEntry(request_id=request_id, request=request)
-                yield recognition_pb2.StreamRecognizeRequest(entry=entry)
+            # gRPC swallows what a request iterator raises, and cancels the call.
+            try:
+                async for request_id, image in images:
+                    request = recognition_pb2.RecognizeRequest(image=await _content(image), gallery=gallery)
+                    entry = recognition_pb2.RecognizeEntry(request_id=request_id, request=request)
+                    yield recognition_pb2.StreamRecognizeRequest(entry=entry)
+            except Exception as error:  # noqa: BLE001  raised below
+                fault.append(error)
 
         try:
             async for response in self._recognition.StreamRecognize(requests()):
@@ -156,6 +175,8 @@ class AsyncClient:
                 )
         except grpc.RpcError as error:
             raise error_of_call(error, self._server) from error
+        if fault:
+            raise fault[0]
 
     async def recognize_batch(
         self, images: Sequence[ImageSource], gallery: str

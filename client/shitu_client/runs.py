@@ -57,11 +57,7 @@ class RunOutcome:
 async def recognize_all(
     client: AsyncClient, truth: Mapping[Path, str], options: RunOptions, out: Path | None, console: Console
 ) -> RunOutcome:
-    """Recognise pictures; one that fails is noted and does not stop the rest.
-
-    Raises:
-        ShituClientError: every picture failed.
-    """
+    """Recognise pictures; one that fails, or whose result cannot be saved, is noted and does not stop the rest."""
     outcome = RunOutcome(truth, saved_to=out)
     stems = _result_stems(truth)
     places = asyncio.Semaphore(options.concurrency)
@@ -89,12 +85,12 @@ async def _recognize_one(client: AsyncClient, path: Path, stem: str, options: Ru
             top_k=options.top_k,
             skip_detection=options.whole_image,
         )
+        if outcome.saved_to is not None:
+            await asyncio.to_thread(_save, path, result, outcome.saved_to / f"{stem}_res")
     except (ShituClientError, OSError) as error:
         outcome.failures[path] = str(error)
-        return
-    outcome.results[path] = result
-    if outcome.saved_to is not None:
-        await asyncio.to_thread(_save, path, result, outcome.saved_to / f"{stem}_res")
+    else:
+        outcome.results[path] = result
 
 
 def _result_stems(paths: Iterable[Path]) -> dict[Path, str]:

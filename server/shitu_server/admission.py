@@ -1,4 +1,4 @@
-"""Admission: more than a limit of items in flight is refused at once, so that what is accepted stays fast.
+"""Admission: more than a limit in flight is refused at once, or waits its turn, so that what is accepted stays fast.
 
 Triton's own queue policies are not used: they stall the batcher and collapse goodput under overload.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, NamedTuple, TypeVar
 
-from shitu_server.errors import OverloadedError
+from shitu_server.errors import DeadlineExceededError, OverloadedError
 
 T = TypeVar("T")
 
@@ -20,43 +21,88 @@ _MAX_PATIENCE_S: Final = 60.0
 """How long a call without a deadline is tried again."""
 
 
-class Admission:
-    """Counts items in flight: pictures in the gateway, or crops at the encoder."""
+class _Waiter(NamedTuple):
+    amount: int
+    granted: asyncio.Future[None]
 
-    def __init__(self, name: str, max_items: int, retry_after_s: float = 0.2) -> None:
+
+class Admission:
+    """Counts what is in flight: pictures, pixels, crops or calls. Belongs to one event loop."""
+
+    def __init__(self, name: str, limit: int, retry_after_s: float = 0.2) -> None:
         self._name = name
-        self._max_items = max_items
+        self._limit = limit
         self._retry_after_s = retry_after_s
-        self.in_flight_items = 0
+        self._waiters: deque[_Waiter] = deque()
+        self.in_flight = 0
 
     def check(self) -> None:
         """Raise OverloadedError where the limit is reached."""
-        if self.in_flight_items >= self._max_items:
+        if self.in_flight >= self._limit:
             raise OverloadedError(
-                f"busy: {self.in_flight_items} {self._name} in flight, the limit is {self._max_items}; "
+                f"busy: {self.in_flight} {self._name} in flight, the limit is {self._limit}; "
                 f"try again in {self._retry_after_s} s",
                 self._retry_after_s,
             )
 
     @contextmanager
-    def hold(self, items: int) -> Iterator[None]:
-        """Count `items` while the body runs, limit or not: the request was admitted, its work is half done."""
-        self.in_flight_items += items
-        try:
-            yield
-        finally:
-            self.in_flight_items -= items
-
-    @contextmanager
     def admit(self) -> Iterator[None]:
-        """Count one item while the body runs.
+        """Count one while the body runs.
 
         Raises:
             OverloadedError: the limit is reached.
         """
         self.check()
-        with self.hold(1):
+        self.in_flight += 1
+        try:
             yield
+        finally:
+            self._release(1)
+
+    @asynccontextmanager
+    async def room(self, amount: int, deadline_s: float | None) -> AsyncIterator[None]:
+        """Wait in line until the limit is not reached, then count `amount` while the body runs.
+
+        For work of a request that was admitted already. The count can pass the limit by one request; otherwise one that needs
+        more than the limit would never get in.
+
+        Raises:
+            DeadlineExceededError: no room before the deadline (a time of `time.monotonic()`).
+        """
+        await self._enter(amount, deadline_s)
+        try:
+            yield
+        finally:
+            self._release(amount)
+
+    async def _enter(self, amount: int, deadline_s: float | None) -> None:
+        if self.in_flight < self._limit and not self._waiters:
+            self.in_flight += amount
+            return
+        waiter = _Waiter(amount, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(waiter.granted, None if deadline_s is None else deadline_s - time.monotonic())
+        except asyncio.TimeoutError as error:
+            self._forget(waiter)
+            raise DeadlineExceededError(f"the deadline passed while {self._name} were waiting for room") from error
+        except asyncio.CancelledError:
+            self._forget(waiter)
+            raise
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif not waiter.granted.cancelled():  # granted in the same moment
+            self._release(waiter.amount)
+
+    def _release(self, amount: int) -> None:
+        self.in_flight -= amount
+        while self._waiters and self.in_flight < self._limit:
+            waiter = self._waiters.popleft()
+            if not waiter.granted.done():  # else it timed out or was cancelled
+                self.in_flight += waiter.amount
+                waiter.granted.set_result(None)
 
 
 async def patiently(work: Callable[[], Awaitable[T]], deadline_s: float | None) -> T:

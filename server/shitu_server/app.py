@@ -55,7 +55,9 @@ class Gateway:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._draining = DrainInterceptor()
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), self._draining], options=self._server_options()
+            interceptors=[ErrorInterceptor(), self._draining],
+            options=self._server_options(),
+            maximum_concurrent_rpcs=settings.max_calls_in_flight,
         )
 
     async def serve(self) -> None:
@@ -80,10 +82,12 @@ class Gateway:
     def _register(self) -> None:
         settings = self._settings
         pipeline = self._pipeline()
-        streams = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
-        pictures = PictureItems(pipeline)
+        limits = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
+        bulk_calls = Admission("batches and bulk writes", settings.max_bulk_calls_in_flight)
+        streams = Admission("streams", settings.max_streams_in_flight)
+        pictures = PictureItems(pipeline, bulk_calls)
         recognition_pb2_grpc.add_RecognitionServiceServicer_to_server(
-            RecognitionServicer(pipeline, streams), self._server
+            RecognitionServicer(pipeline, limits, bulk_calls, streams), self._server
         )
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(GalleryServicer(self._gallery, pictures), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -104,6 +108,7 @@ class Gateway:
             self._workers,
             Admissions(
                 Admission("pictures", settings.max_pictures_in_flight),
+                Admission("pixels", settings.max_pixels_in_flight),
                 Admission(f"crops at {encoder.name}", settings.max_crops_in_flight),
             ),
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),

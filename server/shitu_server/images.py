@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -29,6 +30,8 @@ _THUMBNAIL_QUALITY: Final = 90
 
 # The limits below are checked against the header first; Pillow's own one would only warn.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of odd metadata that does not concern the pixels.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class ImageLimits:
     max_pixels: int = 50_000_000
     min_side_px: int = 8
     thumbnail_side_px: int = 512
+
+
+def pixel_count(content: bytes, limits: ImageLimits, field: str = "image") -> int:
+    """Return how many pixels a picture has, by its header alone.
+
+    Raises:
+        InvalidImageError: as `decode`, save for damage behind the header.
+    """
+    with _checked(content, limits, field) as image:
+        return image.width * image.height
 
 
 def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture:
@@ -52,17 +65,21 @@ def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture
     Raises:
         InvalidImageError: empty, too large, of another format, damaged, animated or too small; names `field`.
     """
+    with _checked(content, limits, field) as image:
+        return _to_rgb(image, field)
+
+
+@contextmanager
+def _checked(content: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Image]:
     if not content:
         raise InvalidImageError(field, f"expected a {_FORMAT_NAMES} file, got 0 bytes")
     if len(content) > limits.max_bytes:
         raise InvalidImageError(
             field, f"expected at most {limits.max_bytes} bytes, got {len(content)}; send it smaller"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata that does not concern the pixels
-        with _open(content, field) as image:
-            _check_header(image, limits, field)
-            return _to_rgb(image, field)
+    with _open(content, field) as image:
+        _check_header(image, limits, field)
+        yield image
 
 
 def _open(content: bytes, field: str) -> Image.Image:
@@ -103,7 +120,7 @@ def _to_rgb(image: Image.Image, field: str) -> Picture:
 
 def _flattened(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
-        values = np.asarray(image, dtype=np.int64)
+        values = np.asarray(image)
         return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")

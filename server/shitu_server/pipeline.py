@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,10 +15,11 @@ from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
 from shitu_server.decisions import decided
 from shitu_server.errors import DeadlineExceededError, InvalidArgumentError
-from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, thumbnail
+from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
 from shitu_server.recognitions import (
     Detection,
     Embedding,
+    ItemEmbedding,
     Objects,
     PipelineLimits,
     Recognition,
@@ -47,10 +50,29 @@ class Models:
 
 @dataclass(frozen=True)
 class Admissions:
-    """What may be in flight: requests are refused at their entrance where either is full."""
+    """What may be in flight in this gateway."""
 
     pictures: Admission
+    """Requests over it are refused at their entrance."""
+    pixels: Admission
+    """Of decoded pictures; requests wait for room."""
     crops: Admission
+    """At the encoder; where it is full, requests are refused at their entrance, those that are inside wait for room."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What goes with a request through all stages."""
+
+    deadline_s: float | None
+    image_field: str = "image"
+    box_field: Callable[[int], str] = "boxes[{}]".format
+    clock: StageClock = field(default_factory=StageClock)
+
+    def check_alive(self) -> None:
+        """Drop work nobody waits for any more."""
+        if self.deadline_s is not None and time.monotonic() >= self.deadline_s:
+            raise DeadlineExceededError("the deadline passed before the work was done")
 
 
 class Pipeline:
@@ -87,114 +109,110 @@ class Pipeline:
             NotFoundError, EncoderMismatchError: from the gallery.
             OverloadedError, UnavailableError, DeadlineExceededError: from admission, models or the gallery.
         """
-        clock = StageClock()
+        call = _Call(deadline_s, box_field="options.boxes[{}]".format)
         self._check_options(gallery, options)
         # Work whose second half would have to wait is not begun.
         self._admissions.crops.check()
-        with self._admissions.pictures.admit():
-            picture = await self._decoded(content, clock, deadline_s)
-            objects = await self._objects(picture, options, clock, deadline_s)
-            vectors = await self._embedded(picture, objects.boxes, clock, deadline_s)
-            found = await self._found(vectors, gallery, options, clock, deadline_s)
+        async with self._picture(content, call) as picture:
+            objects = await self._objects(picture, options, call)
+            vectors = await self._embedded(picture, objects.boxes, call)
+        found = await self._found(vectors, gallery, options, call)
         recognized = decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
         height, width = picture.shape[:2]
-        return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, clock.timings())
+        return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, call.clock.timings())
 
     async def detect(
         self, content: bytes, threshold: float | None, max_objects: int | None, *, deadline_s: float | None
     ) -> Detection:
         """Find the objects of a picture. Raises as `recognize`, the gallery aside."""
-        clock = StageClock()
+        call = _Call(deadline_s)
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         self._check_thresholds(options)
-        with self._admissions.pictures.admit():
-            picture = await self._decoded(content, clock, deadline_s)
-            detections = await self._detected(picture, options, clock, deadline_s)
+        async with self._picture(content, call) as picture:
+            detections = await self._detected(picture, options, call)
         height, width = picture.shape[:2]
-        return Detection(detections, width, height, clock.timings())
+        return Detection(detections, width, height, call.clock.timings())
 
-    async def embed(
-        self,
-        content: bytes,
-        boxes: Boxes,
-        *,
-        field: str = "image",
-        with_thumbnail: bool = False,
-        deadline_s: float | None,
-    ) -> Embedding:
-        """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside.
-
-        With `with_thumbnail`, the first box (or the whole picture) comes back as a JPEG too.
-        """
-        clock = StageClock()
+    async def embed(self, content: bytes, boxes: Boxes, *, deadline_s: float | None) -> Embedding:
+        """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
+        call = _Call(deadline_s)
         self._admissions.crops.check()
-        with self._admissions.pictures.admit():
-            picture = await self._decoded(content, clock, deadline_s, field)
-            chosen = self._requested(picture, boxes, "boxes") if len(boxes) else _whole(picture)
-            vectors = await self._embedded(picture, chosen.boxes, clock, deadline_s)
-            small = await self._thumbnail(picture, chosen.boxes[0]) if with_thumbnail else b""
-        return Embedding(vectors, self.encoder.fingerprint, clock.timings(), small)
+        async with self._picture(content, call) as picture:
+            chosen = self._chosen(picture, boxes, call)
+            vectors = await self._embedded(picture, chosen.boxes, call)
+        return Embedding(vectors, self.encoder.fingerprint, call.clock.timings())
 
-    async def preview(self, content: bytes, boxes: Boxes, *, field: str = "image", deadline_s: float | None) -> bytes:
-        """Return the first box of a picture, or the whole picture where there is no box, as a small JPEG. Raises as `embed`."""
-        with self._admissions.pictures.admit():
-            picture = await self._decoded(content, StageClock(), deadline_s, field)
-            chosen = self._requested(picture, boxes, "box") if len(boxes) else _whole(picture)
-            return await self._thumbnail(picture, chosen.boxes[0])
+    async def embed_item(
+        self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None
+    ) -> ItemEmbedding:
+        """Embed the one box of a gallery item's picture, or the whole picture, and make its thumbnail.
 
-    async def _decoded(
-        self, content: bytes, clock: StageClock, deadline_s: float | None, field: str = "image"
-    ) -> Picture:
+        Errors name `field_name`.image and `field_name`.box. Raises as `embed`.
+        """
+        call = _item_call(field_name, deadline_s)
+        self._admissions.crops.check()
+        async with self._picture(content, call) as picture:
+            chosen = self._chosen(picture, boxes, call)
+            vectors = await self._embedded(picture, chosen.boxes, call)
+            return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
+
+    async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
+        """Return the thumbnail alone. Raises as `embed_item`."""
+        call = _item_call(field_name, deadline_s)
+        async with self._picture(content, call) as picture:
+            return await self._thumbnail(picture, self._chosen(picture, boxes, call).boxes[0])
+
+    @asynccontextmanager
+    async def _picture(self, content: bytes, call: _Call) -> AsyncIterator[Picture]:
+        """Decode a picture; while the body runs it counts as in flight, by one and by its pixels."""
+        with self._admissions.pictures.admit():
+            count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
+            async with self._admissions.pixels.room(count, call.deadline_s):
+                yield await self._decoded(content, call)
+
+    async def _decoded(self, content: bytes, call: _Call) -> Picture:
         def work() -> Picture:
-            clock.finish_queue()
-            _check_alive(deadline_s)
-            with clock.stage("decode"):
-                return decode(content, self._image_limits, field)
+            call.clock.finish_queue()
+            call.check_alive()
+            with call.clock.stage("decode"):
+                return decode(content, self._image_limits, call.image_field)
 
         return await self._workers.run(work)
 
-    async def _objects(
-        self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
-    ) -> Objects:
-        if len(options.boxes):
-            return self._requested(picture, options.boxes, "options.boxes")
-        if options.skip_detection:
-            return _whole(picture)
-        found = await self._detected(picture, options, clock, deadline_s)
+    async def _objects(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Objects:
+        if len(options.boxes) or options.skip_detection:
+            return self._chosen(picture, options.boxes, call)
+        found = await self._detected(picture, options, call)
         return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(picture)
 
-    async def _detected(
-        self, picture: Picture, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
-    ) -> Detections:
+    async def _detected(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Detections:
         spec = self._models.detector_spec
         threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
         most = self._limits.max_boxes if options.max_objects is None else options.max_objects
-        with clock.stage("detect"):
+        with call.clock.stage("detect"):
             pixels = await self._workers.run(lambda: resize(picture, spec)[None])
-            _check_alive(deadline_s)
-            found = await self._models.detector.detect(pixels, deadline_s=deadline_s)
+            call.check_alive()
+            found = await self._models.detector.detect(pixels, deadline_s=call.deadline_s)
         height, width = picture.shape[:2]
         scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
         boxes = clip(found.boxes * scale, width, height)
         kept = np.flatnonzero((found.scores >= threshold) & (areas(boxes) > 0))[:most]
         return Detections(boxes[kept], found.scores[kept])
 
-    async def _embedded(self, picture: Picture, boxes: Boxes, clock: StageClock, deadline_s: float | None) -> Vectors:
-        with self._admissions.crops.hold(len(boxes)):
-            with clock.stage("crop"):
+    async def _embedded(self, picture: Picture, boxes: Boxes, call: _Call) -> Vectors:
+        async with self._admissions.crops.room(len(boxes), call.deadline_s):
+            with call.clock.stage("crop"):
                 pixels = await self._workers.run(lambda: crops(picture, boxes, self._models.encoder_spec))
-            _check_alive(deadline_s)
-            with clock.stage("embed"):
-                return await self._models.encoder.embed(pixels, deadline_s=deadline_s)
+            call.check_alive()
+            with call.clock.stage("embed"):
+                return await self._models.encoder.embed(pixels, deadline_s=call.deadline_s)
 
-    async def _found(
-        self, vectors: Vectors, gallery: str, options: RecognizeOptions, clock: StageClock, deadline_s: float | None
-    ) -> SearchResult:
-        _check_alive(deadline_s)
+    async def _found(self, vectors: Vectors, gallery: str, options: RecognizeOptions, call: _Call) -> SearchResult:
+        call.check_alive()
         top_k = self._limits.default_top_k if options.top_k is None else options.top_k
-        with clock.stage("search"):
+        with call.clock.stage("search"):
             return await self._gallery.search(
-                gallery, vectors, self.encoder.fingerprint, top_k=top_k, deadline_s=deadline_s
+                gallery, vectors, self.encoder.fingerprint, top_k=top_k, deadline_s=call.deadline_s
             )
 
     async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
@@ -202,12 +220,16 @@ class Pipeline:
         x1, y1, x2, y2 = pixel_bounds(box, width, height)
         return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
 
-    def _requested(self, picture: Picture, boxes: Boxes, field: str) -> Objects:
+    def _chosen(self, picture: Picture, boxes: Boxes, call: _Call) -> Objects:
+        """Return the caller's boxes, or the whole picture where there is none."""
+        if not len(boxes):
+            return _whole(picture)
         if len(boxes) > self._limits.max_boxes:
-            raise InvalidArgumentError(field, f"expected at most {self._limits.max_boxes}, got {len(boxes)}")
+            field_name = call.box_field(self._limits.max_boxes)
+            raise InvalidArgumentError(field_name, f"expected at most {self._limits.max_boxes} boxes, got {len(boxes)}")
         height, width = picture.shape[:2]
         for index, box in enumerate(boxes):
-            _check_box(box, f"{field}[{index}]", width, height)
+            _check_box(box, call.box_field(index), width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
 
     def _match_threshold(self, options: RecognizeOptions) -> float:
@@ -240,10 +262,8 @@ def _whole(picture: Picture) -> Objects:
     return Objects(box, np.zeros(1, dtype=np.float32), BoxSource.WHOLE_IMAGE)
 
 
-def _check_alive(deadline_s: float | None) -> None:
-    """Drop work nobody waits for any more."""
-    if deadline_s is not None and time.monotonic() >= deadline_s:
-        raise DeadlineExceededError("the deadline passed before the work was done")
+def _item_call(field_name: str, deadline_s: float | None) -> _Call:
+    return _Call(deadline_s, f"{field_name}.image", lambda _: f"{field_name}.box")
 
 
 def _check_range(field_name: str, value: float | None, low: float, high: float) -> None:
@@ -251,11 +271,11 @@ def _check_range(field_name: str, value: float | None, low: float, high: float) 
         raise InvalidArgumentError(field_name, f"expected {low} to {high}, got {value}")
 
 
-def _check_box(box: Boxes, field: str, width: int, height: int) -> None:
+def _check_box(box: Boxes, field_name: str, width: int, height: int) -> None:
     x1, y1, x2, y2 = (float(value) for value in box)
     inside = np.isfinite(box).all() and max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)
     if not inside:
         raise InvalidArgumentError(
-            field,
+            field_name,
             f"expected x1 < x2 and y1 < y2 with a part inside the {width}x{height} picture, got ({x1}, {y1}, {x2}, {y2})",
         )

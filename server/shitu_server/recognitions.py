@@ -79,9 +79,16 @@ class Detection:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Vectors of one picture's boxes, float32 [n, dimension], L2-normalised; its size, and a JPEG where one was wished."""
+    """Vectors of one picture's boxes, float32 [n, dimension], L2-normalised."""
 
     vectors: Vectors
     encoder_fingerprint: str
     timings: StageTimings
-    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True)
+class ItemEmbedding:
+    """The vector of a gallery item's picture, float32 [dimension], L2-normalised, and its thumbnail, a JPEG."""
+
+    vector: NDArray[np.float32]
+    thumbnail: bytes

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     max_stream_in_flight: Annotated[int, Field(ge=1)] = 16
     max_pictures_in_flight: Annotated[int, Field(ge=1)] = 48
     """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
+    max_pixels_in_flight: Annotated[int, Field(ge=1024)] = 300_000_000
+    """Of decoded pictures in one gateway, three bytes each; requests over it wait."""
+    max_bulk_calls_in_flight: Annotated[int, Field(ge=1)] = 32
+    """Batches and bulk writes of one gateway; each may hold a message of the largest size."""
+    max_streams_in_flight: Annotated[int, Field(ge=1)] = 64
+    max_calls_in_flight: Annotated[int, Field(ge=1)] = 1024
+    """Calls of any kind at one gateway, health among them; gRPC itself refuses what is over it."""
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At the encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0

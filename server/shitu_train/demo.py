@@ -29,6 +29,8 @@ from shitu_train.matching import match
 from shitu_train.render import DemoSizes, write_demo_dataset
 
 _GALLERY: Final = "demo"
+_PARTS: Final = ("pictures", "annotated", "server-data")
+_MARKER: Final = ".shitu-demo"
 _START_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.2
@@ -55,11 +57,11 @@ async def run_demo(folder: Path, sizes: DemoSizes, seed: int, console: Console) 
     """Draw products and scenes into `folder`, start a server, build the gallery, recognise, and stop what was started.
 
     Raises:
-        DemoError: the server did not start.
+        DemoError: the folder holds something else, or the server did not start or stop.
     """
+    _claim(folder)
     pictures = folder / "pictures"
     _draw(pictures, sizes, seed, console)
-    shutil.rmtree(folder / "annotated", ignore_errors=True)
     async with _server(folder, console) as client:
         build = await build_gallery(client, _GALLERY, labelled_pictures(pictures / "gallery.txt"), 4, console)
         tables.print_build(console, await client.get_gallery(_GALLERY), build)
@@ -90,8 +92,22 @@ def compared(truth: dict[str, Any], results: dict[str, Recognition], images_per_
     return DemoFigures(len(truth), objects, found / max(objects, 1), right / max(found, 1), images_per_s)
 
 
+def _claim(folder: Path) -> None:
+    """Make sure that what is deleted in the folder is ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / _MARKER
+    if not marker.exists():
+        strangers = [name for name in _PARTS if (folder / name).exists()]
+        if strangers:
+            raise DemoError(
+                f"{folder} holds {', '.join(strangers)}, which no demo made; choose another folder with --out"
+            )
+        marker.write_text("made by `shitu demo`, which writes the folders beside this file anew\n", encoding="utf-8")
+    for name in _PARTS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def _draw(folder: Path, sizes: DemoSizes, seed: int, console: Console) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     total = sizes.products * sizes.gallery_pictures_per_product + sizes.scenes
     with progress_bar(console) as progress:
         task = progress.add_task("drawing", total=total)
@@ -106,7 +122,6 @@ def _draw(folder: Path, sizes: DemoSizes, seed: int, console: Console) -> None:
 @contextlib.asynccontextmanager
 async def _server(folder: Path, console: Console) -> AsyncIterator[AsyncClient]:
     data_dir, log_path = folder / "server-data", folder / "server.log"
-    shutil.rmtree(data_dir, ignore_errors=True)
     port = _free_port()
     command = [sys.executable, "-m", "shitu_client", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with log_path.open("w") as log:
@@ -117,8 +132,19 @@ async def _server(folder: Path, console: Console) -> AsyncIterator[AsyncClient]:
                 await _wait_until_serving(client, process, log_path)
             yield client
     finally:
-        process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(process.wait, _STOP_TIMEOUT_S)
+        await asyncio.to_thread(_stop, process, log_path)
+
+
+def _stop(process: subprocess.Popen[bytes], log_path: Path) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        process.kill()  # what it started ends with it
+        process.wait()
+        raise DemoError(
+            f"the server did not stop within {_STOP_TIMEOUT_S:.0f} s and was killed; see {log_path}"
+        ) from error
 
 
 async def _wait_until_serving(client: AsyncClient, process: subprocess.Popen[bytes], log_path: Path) -> None:

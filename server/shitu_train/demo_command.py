@@ -32,7 +32,6 @@ def demo(
     """Draw products and shelves, start a server, recognise the products, and stop it."""
     console = Console()
     try:
-        out.mkdir(parents=True, exist_ok=True)
         asyncio.run(run_demo(out, DemoSizes(products=products, scenes=scenes), seed, console))
     except (DemoError, ShituClientError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from shitu_server.errors import DeadlineExceededError, InternalError, ShituError
+from shitu_server.errors import DeadlineExceededError, InternalError, InvalidArgumentError, ShituError
 from shitu_server.wire.statuses import DETAILS_KEY, to_status
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
     """Return the status for any exception of a handler; an unexpected one is logged with its traceback."""
     if isinstance(error, ShituError):
         return to_status(error)
+    if isinstance(error, DecodeError):
+        return to_status(InvalidArgumentError("", "expected a message of this method, got bytes that are none"))
     if isinstance(error, asyncio.TimeoutError):
         return to_status(DeadlineExceededError("the deadline passed before the work was done"))
     _log.error("unexpected error in a handler", exc_info=error)

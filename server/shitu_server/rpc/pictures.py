@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 import numpy as np
 
 from shitu.v1 import gallery_pb2 as pb
-from shitu_server.admission import patiently
+from shitu_server.admission import Admission, patiently
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
+from shitu_server.gallery.checks import shown
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.galleries import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
 from shitu_server.types import GalleryInfo, NewItem, Vectors
 from shitu_server.wire.galleries import metadata_of, vector_of
 from shitu_server.wire.recognition import boxes_of
+
+M = TypeVar("M")
+R = TypeVar("R")
 
 _MAX_IN_FLIGHT: Final = 8
 """Pictures of one call that are worked on at the same time; bulk writes leave room for recognition."""
@@ -26,8 +31,9 @@ class PictureItems:
 
     all_or_nothing: Final = False
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, bulk_calls: Admission) -> None:
         self._pipeline = pipeline
+        self._bulk_calls = bulk_calls
 
     @property
     def default_encoder(self) -> EncoderIdentity:
@@ -41,32 +47,33 @@ class PictureItems:
         """See `ItemSource`. Pictures are embedded only where the gallery, and the request, name this server's encoder."""
         named = encoder_fingerprint or self.default_encoder.fingerprint
         pictures_fit = named == gallery.encoder_fingerprint == self.default_encoder.fingerprint
-        places = asyncio.Semaphore(_MAX_IN_FLIGHT)
 
         async def one(index: int, message: pb.NewItem) -> MaybeItem:
-            field = f"items[{index}]"
-            async with places:
-                try:
-                    if message.HasField("vector"):
-                        return await self._from_vector(message, field, encoder_fingerprint, deadline_s)
-                    if not pictures_fit:
-                        raise _other_encoder(field, self.default_encoder.fingerprint, gallery)
-                    return await patiently(lambda: self._from_picture(message, field, deadline_s), deadline_s)
-                except ShituError as error:
-                    return error
+            field_name = f"items[{index}]"
+            try:
+                if message.HasField("vector"):
+                    return await self._from_vector(message, field_name, encoder_fingerprint, deadline_s)
+                if not pictures_fit:
+                    raise _other_encoder(field_name, self.default_encoder.fingerprint, gallery)
+                return await patiently(lambda: self._from_picture(message, field_name, deadline_s), deadline_s)
+            except ShituError as error:
+                return error
 
-        items = await asyncio.gather(*(one(index, message) for index, message in enumerate(messages)))
-        return PreparedItems(items, named)
+        with self._bulk_calls.admit():
+            return PreparedItems(await _side_by_side(one, messages), named)
 
     async def query_vectors(
         self, queries: Sequence[pb.Query], encoder_fingerprint: str, deadline_s: float | None
     ) -> PreparedQueries:
         """See `ItemSource`."""
         named = encoder_fingerprint or self.default_encoder.fingerprint
-        rows = [
-            await self._query_vector(query, f"queries[{index}]", encoder_fingerprint, deadline_s)
-            for index, query in enumerate(queries)
-        ]
+
+        async def one(index: int, query: pb.Query) -> Vectors:
+            vector = partial(self._query_vector, query, f"queries[{index}]", encoder_fingerprint, deadline_s)
+            # A single query is refused at once, like any request; many are a bulk call.
+            return await vector() if len(queries) == 1 else await patiently(vector, deadline_s)
+
+        rows = await _side_by_side(one, queries)
         if any(len(row) != len(rows[0]) for row in rows):
             raise EncoderMismatchError(
                 f"queries: expected vectors of one encoder, got lengths {sorted({len(row) for row in rows})}"
@@ -85,11 +92,10 @@ class PictureItems:
             raise InvalidArgumentError(field, "expected an image or a vector, got neither")
         if encoder_fingerprint not in {"", own}:
             raise EncoderMismatchError(
-                f"{field}: pictures are embedded by encoder {own}, the request names {encoder_fingerprint}"
+                f"{field}: pictures are embedded by encoder {own}, the request names {shown(encoder_fingerprint)}"
             )
-        embedding = await self._pipeline.embed(query.image, boxes_of(()), field=f"{field}.image", deadline_s=deadline_s)
-        first: Vectors = embedding.vectors[0]
-        return first
+        embedded = await self._pipeline.embed_item(query.image, boxes_of(()), field_name=field, deadline_s=deadline_s)
+        return embedded.vector
 
     async def _from_vector(
         self, message: pb.NewItem, field: str, encoder_fingerprint: str, deadline_s: float | None
@@ -97,24 +103,38 @@ class PictureItems:
         _check_named(encoder_fingerprint)
         if not message.image:
             return vector_item(message, field)
-        shown = pb.NewItem()
-        shown.CopyFrom(message)
+        kept = pb.NewItem()
+        kept.CopyFrom(message)
         boxes = boxes_of([message.box] if message.HasField("box") else [])
-        shown.image = await self._pipeline.preview(message.image, boxes, field=f"{field}.image", deadline_s=deadline_s)
-        return vector_item(shown, field)
+        kept.image = await self._pipeline.preview(message.image, boxes, field_name=field, deadline_s=deadline_s)
+        return vector_item(kept, field)
 
     async def _from_picture(self, message: pb.NewItem, field: str, deadline_s: float | None) -> NewItem:
         boxes = boxes_of([message.box] if message.HasField("box") else [])
-        embedding = await self._pipeline.embed(
-            message.image, boxes, field=f"{field}.image", with_thumbnail=True, deadline_s=deadline_s
-        )
+        embedded = await self._pipeline.embed_item(message.image, boxes, field_name=field, deadline_s=deadline_s)
         return NewItem(
             id=message.id,
             label=message.label,
-            vector=embedding.vectors[0],
+            vector=embedded.vector,
             metadata=metadata_of(message.metadata, f"{field}.metadata"),
-            thumbnail=embedding.thumbnail,
+            thumbnail=embedded.thumbnail,
         )
+
+
+async def _side_by_side(work: Callable[[int, M], Awaitable[R]], messages: Sequence[M]) -> list[R]:
+    """Do work on each message, a few at a time; where one fails unexpectedly, the others end with it."""
+    places = asyncio.Semaphore(_MAX_IN_FLIGHT)
+
+    async def one(index: int, message: M) -> R:
+        async with places:
+            return await work(index, message)
+
+    tasks = [asyncio.ensure_future(one(index, message)) for index, message in enumerate(messages)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _check_named(encoder_fingerprint: str) -> None:
@@ -127,6 +147,6 @@ def _check_named(encoder_fingerprint: str) -> None:
 
 def _other_encoder(field: str, own: str, gallery: GalleryInfo) -> EncoderMismatchError:
     return EncoderMismatchError(
-        f"{field}: gallery {gallery.name} is bound to encoder {gallery.encoder_fingerprint}, this server embeds pictures with "
+        f"{field}: gallery {gallery.name} is bound to encoder {shown(gallery.encoder_fingerprint)}, this server embeds pictures with "
         f"{own}; send vectors of the gallery's encoder, or build a gallery with this one"
     )

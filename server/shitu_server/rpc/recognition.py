@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shitu.v1 import recognition_pb2 as pb
 from shitu.v1 import recognition_pb2_grpc
-from shitu_server.admission import patiently
+from shitu_server.admission import Admission, patiently
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.interceptors import Context, deadline_of, status_of
@@ -30,8 +30,10 @@ class StreamLimits:
 class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
     """Each method converts, calls the pipeline and converts back; errors are the interceptor's."""
 
-    def __init__(self, pipeline: Pipeline, limits: StreamLimits) -> None:
+    def __init__(self, pipeline: Pipeline, limits: StreamLimits, bulk_calls: Admission, streams: Admission) -> None:
         self._pipeline = pipeline
+        self._bulk_calls = bulk_calls
+        self._streams = streams
         self._limits = limits
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Context) -> pb.RecognizeResponse:  # noqa: N802
@@ -52,11 +54,12 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
             async with places:
                 return await self._outcome(entry, deadline_s)
 
-        tasks = [asyncio.create_task(one(entry)) for entry in request.entries]
-        try:
-            return pb.BatchRecognizeResponse(outcomes=await asyncio.gather(*tasks))
-        finally:
-            await _cancel(tasks)
+        with self._bulk_calls.admit():
+            tasks = [asyncio.create_task(one(entry)) for entry in request.entries]
+            try:
+                return pb.BatchRecognizeResponse(outcomes=await asyncio.gather(*tasks))
+            finally:
+                await _cancel(tasks)
 
     async def StreamRecognize(  # noqa: N802
         self, requests: AsyncIterator[pb.StreamRecognizeRequest], context: Context
@@ -65,13 +68,21 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
 
         A place is held from reading a request until its outcome is on the wire, so a client that does not read is held back.
         """
+        with self._streams.admit():
+            async for outcome in self._outcomes(requests, deadline_of(context)):
+                yield pb.StreamRecognizeResponse(outcome=outcome)
+
+    async def _outcomes(
+        self, requests: AsyncIterator[pb.StreamRecognizeRequest], deadline_s: float | None
+    ) -> AsyncIterator[pb.RecognizeOutcome]:
         places = asyncio.Semaphore(self._limits.max_in_flight)
         outcomes: asyncio.Queue[pb.RecognizeOutcome | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(requests, places, outcomes, deadline_of(context)))
+        reader = asyncio.create_task(self._read(requests, places, outcomes, deadline_s))
         try:
             while (outcome := await outcomes.get()) is not None:
-                yield pb.StreamRecognizeResponse(outcome=outcome)
+                yield outcome
                 places.release()
+            await reader  # what ended the reading ends the stream
         finally:
             await _cancel([reader])
 
