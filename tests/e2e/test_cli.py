@@ -139,3 +139,17 @@ def test_the_demos_comparison_counts_what_is_right(pictures):
     figures = compared(truth, {}, images_per_s=1.0)
     assert (figures.scene_count, figures.object_count) == (2, objects)
     assert (figures.detection_recall, figures.top1_of_found) == (0, 0)
+
+
+def test_the_demo_deletes_nothing_that_it_did_not_make(server, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "holiday.jpg").write_bytes(b"mine")
+    assert "which no demo made" in shitu(server, "demo", "--out", tmp_path, status=1)
+    assert (tmp_path / "pictures" / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_a_result_that_cannot_be_saved_is_noted(server, pictures, gallery, tmp_path):
+    taken = tmp_path / "file"
+    taken.write_bytes(b"no folder")
+    output = shitu(server, "recognize", pictures / "test_images", "-g", gallery, "--out", taken, status=1)
+    assert "2 failed" in output

@@ -127,6 +127,23 @@ async def test_a_stream(server):
     assert all(isinstance(result, Recognition) for result in answered.values())
 
 
+async def test_what_the_pictures_raise_is_raised_to_the_caller(server, tmp_path):
+    async def pictures():
+        yield "there", product_picture(0)
+        yield "not there", tmp_path / "missing.jpg"
+
+    async with AsyncClient(server.address) as client:
+        await client.create_gallery("faulty")
+        try:
+            answered = []
+            with pytest.raises(FileNotFoundError):  # noqa: PT012
+                async for name, _ in client.recognize_stream(pictures(), "faulty"):
+                    answered.append(name)
+        finally:
+            await client.delete_gallery("faulty")
+    assert answered == ["there"]
+
+
 def test_nobody_there_is_said_within_the_timeout():
     with Client("127.0.0.1:9", timeout_s=2.0) as client, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
         client.list_galleries()

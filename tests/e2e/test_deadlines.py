@@ -1,0 +1,99 @@
+"""Deadlines reach the models, and expired work never does: a Triton that takes connections and says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from tests.drawn import scene_picture
+
+from shitu_models.specs import DEMO_DET, DEMO_REC
+from shitu_server.admission import Admission
+from shitu_server.errors import DeadlineExceededError
+from shitu_server.gallery.client import GalleryClient
+from shitu_server.images import ImageLimits, ImageWorkers
+from shitu_server.pipeline import Admissions, Models, Pipeline
+from shitu_server.recognitions import PipelineLimits, RecognizeOptions
+from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
+
+
+class SilentServer:
+    """Takes what comes, and says nothing."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = "127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+            await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        while block := await reader.read(65_536):
+            self.received += len(block)
+
+
+@pytest.fixture
+async def silent():
+    server = SilentServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def pipeline(silent, tmp_path):
+    triton = TritonConnection(silent.address)
+    gallery = GalleryClient(f"unix:{tmp_path}/none.sock")
+    workers = ImageWorkers(1)
+    yield Pipeline(
+        Models(TritonDetector(triton, DEMO_DET), DEMO_DET, TritonEncoder(triton, DEMO_REC, "f"), DEMO_REC),
+        gallery,
+        workers,
+        Admissions(Admission("pictures", 4), Admission("pixels", 10**9), Admission("crops", 8)),
+        ImageLimits(),
+        PipelineLimits(),
+    )
+    await triton.close()
+    await gallery.close()
+    workers.close()
+
+
+async def test_the_deadline_ends_a_call_that_a_model_does_not_answer(pipeline):
+    start_s = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=start_s + 0.5)
+    assert 0.4 < time.monotonic() - start_s < 2
+
+
+async def test_expired_work_never_reaches_a_model(pipeline, silent):
+    for call in (
+        pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() - 0.1),
+        pipeline.embed(scene_picture(), np.empty((0, 4), dtype=np.float32), deadline_s=time.monotonic() - 0.1),
+        pipeline.detect(scene_picture(), None, None, deadline_s=time.monotonic() - 0.1),
+    ):
+        with pytest.raises(DeadlineExceededError):
+            await call
+    assert silent.received == 0
+
+
+async def test_a_cancelled_request_gives_its_places_back(pipeline):
+    calls = [
+        asyncio.create_task(pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=None))
+        for _ in range(4)
+    ]
+    await asyncio.sleep(0.3)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    with pytest.raises(DeadlineExceededError):  # and not OverloadedError: the limit is 4
+        await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 0.3)
