@@ -12,21 +12,26 @@ from typing import Final
 
 import psutil
 
-from shitu_server import triton_assembly
+from shitu_server import triton_assembly, triton_log
+from shitu_server.backoff import Backoff
 from shitu_server.children import Child, Command, Run, remove_shared_memory
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_ports import LOOPBACK, PortInUseError, Ports
+from shitu_server.triton_stubs import find_stubs, is_alive
+from shitu_server.weights import Weights, WeightsChangedError
 
 _PORT_ATTEMPTS: Final = 3
 _POLL_S: Final = 0.02
 _PROBE_TIMEOUT_S: Final = 1.0
 _UNLOAD_TIMEOUT_S: Final = 5.0
 _RELOAD_ATTEMPTS: Final = 3
-"""Failed reloads of a model after which the whole server is started anew."""
-_MAX_BACKOFF_S: Final = 30.0
-_LOG_TAIL_BYTES: Final = 16 * 1024
-_LOG_TAIL_LINES: Final = 5
+"""Failed loads of a model in a row after which the whole server is started anew, once; the others go on without it after that."""
+_FIRST_RELOAD_DELAY_S: Final = 0.25
+_FIRST_RESTART_DELAY_S: Final = 1.0
+_MAX_DELAY_S: Final = 30.0
+_STABLE_AFTER_S: Final = 10.0
+"""A server that lived this long is started again after the shortest delay."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +72,10 @@ class EmbeddedTriton:
         self._run: Run | None = None
         self._child: Child | None = None
         self._stubs: dict[str, list[psutil.Process]] = {}
+        self._weights = Weights(options.repository, ())
+        self._restarts = Backoff(_FIRST_RESTART_DELAY_S, _MAX_DELAY_S)
+        self._reloads = {model: Backoff(_FIRST_RELOAD_DELAY_S, _MAX_DELAY_S) for model in options.models}
+        self._started_s = 0.0
         self._watcher: asyncio.Task[None] | None = None
         self._ready = False
         self._log_start = 0
@@ -91,6 +100,10 @@ class EmbeddedTriton:
         """Whether server and stubs were alive and all models loaded when last looked at."""
         return self._ready
 
+    def weights_digest(self, model: str) -> str:
+        """Return the sha256 of the weights that a model serves, 64 hex digits; ask after `start`."""
+        return self._weights.digest(model)
+
     async def start(self) -> None:
         """Start the server, load the models, wait until all are warm, and watch over them from then on.
 
@@ -103,9 +116,11 @@ class EmbeddedTriton:
             )
         try:
             self._run = await asyncio.to_thread(Run.begin, self._options.cache_dir / "runs")
-            self._rotate_log()
+            triton_log.rotate(self._options.log_path)
+            self._weights = await asyncio.to_thread(Weights, self._options.repository, self._options.models)
             await self._launch_on_free_ports()
-            await self._load_models()
+            await asyncio.gather(*map(self._load, self._options.models))
+            await self._take_stock()
         except OSError as error:
             await self.stop()
             raise ConfigurationError(f"the embedded Triton cannot start: {error}") from error
@@ -156,6 +171,7 @@ class EmbeddedTriton:
         )
         self._log_start = options.log_path.stat().st_size if options.log_path.exists() else 0
         self._child = Child(Command(arguments, environment, options.log_path), self._run)
+        self._started_s = time.monotonic()
         await self._wait_identity(self._child, self._run.id)
 
     async def _wait_identity(self, child: Child, identity: str) -> None:
@@ -172,118 +188,108 @@ class EmbeddedTriton:
             await asyncio.sleep(_POLL_S)
         raise self._start_error(f"Triton did not answer within {self._options.start_timeout_s:g} s")
 
-    async def _load_models(self) -> None:
-        deadline = time.monotonic() + self._options.start_timeout_s
-        await asyncio.gather(*(self._load(model, deadline - time.monotonic()) for model in self._options.models))
-        await asyncio.to_thread(self._find_stubs)
-        self._ready = True
-
-    async def _load(self, model: str, timeout_s: float) -> None:
+    async def _load(self, model: str) -> None:
+        """Load a model and wait for its warm-up, provided that its file is the one that the server began with."""
+        await asyncio.to_thread(self._weights.check, model)
+        control = TritonControl(self._ports.http)
         try:
-            await asyncio.to_thread(TritonControl(self._ports.http).load, model, timeout_s)
+            await asyncio.to_thread(control.load, model, self._options.start_timeout_s)
+            await asyncio.to_thread(self._weights.check, model)  # nor replaced while it was read
         except TritonControlError as error:
             raise ConfigurationError(
                 f"Triton cannot load model {model} from {self._options.repository / model}: {error}; "
                 f"repair or replace it (log: {self._options.log_path})"
             ) from error
+        except WeightsChangedError:
+            await asyncio.to_thread(control.unload, model, _UNLOAD_TIMEOUT_S)
+            raise
 
-    def _find_stubs(self) -> None:
-        """Remember which processes run which model, by the model file on their command line."""
+    async def _take_stock(self) -> None:
         assert self._child is not None
-        self._stubs = {model: [] for model in self._options.models}
-        for process in psutil.Process(self._child.pid).children():
-            model = _model_of(process, self._options.repository)
-            if model in self._stubs:
-                self._stubs[model].append(process)
+        self._stubs = await asyncio.to_thread(
+            find_stubs, self._child.pid, self._options.repository, self._options.models
+        )
+        self._ready = all(map(self._is_up, self._options.models))
+
+    def _is_up(self, model: str) -> bool:
+        stubs = self._stubs.get(model, [])
+        return bool(stubs) and all(map(is_alive, stubs))
 
     async def _watch(self) -> None:
-        backoff_s = 1.0
         while True:
             await asyncio.sleep(self._options.watch_interval_s)
             try:
                 await self._look()
-                backoff_s = 1.0
             except (ShituError, TritonControlError, PortInUseError, psutil.Error, OSError) as error:
-                _log.error("Triton is down, trying again in %g s: %s", backoff_s, error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+                self._ready = False
+                delay_s = self._restarts.failed()
+                _log.error("Triton is down, trying again in %g s: %s", delay_s, error)
+                await asyncio.sleep(delay_s)
 
     async def _look(self) -> None:
         if self._child is None or self._child.exit_code() is not None:
             await self._restart()
             return
-        for model, stubs in list(self._stubs.items()):
-            if not stubs or not all(map(_alive, stubs)):
-                await self._reload(model)
+        if time.monotonic() - self._started_s >= _STABLE_AFTER_S:
+            self._restarts.worked()
+        for model, reloads in self._reloads.items():
+            if not self._is_up(model):
+                self._ready = False
+                if reloads.due:
+                    await self._reload(model)
 
     async def _restart(self) -> None:
+        """Start the server again; a model that does not load then does not keep the others down."""
         self._ready = False
-        _log.warning("Triton died; starting it again on the same ports")
+        _log.warning("Triton is not running; starting it again on the same ports")
         await self._kill()
-        await self._launch()
-        await self._load_models()
-        _log.info("Triton is back")
+        try:
+            await self._launch()
+        except BaseException:
+            await self._kill()
+            raise
+        loads = await asyncio.gather(*map(self._load, self._options.models), return_exceptions=True)
+        await self._take_stock()
+        for model, failure in zip(self._options.models, loads, strict=True):
+            self._note(model, failure)
+        _log.warning("Triton is back")
 
     async def _reload(self, model: str) -> None:
         """Unload and load a model whose stub died: Triton never restarts it, reports it ready, and a mere load does nothing."""
-        self._ready = False
-        _log.warning("the process of model %s died; loading it again", model)
-        control = TritonControl(self._ports.http)
-        for attempt in range(_RELOAD_ATTEMPTS):
-            try:
-                await asyncio.to_thread(control.unload, model, _UNLOAD_TIMEOUT_S)
-                await asyncio.to_thread(control.load, model, self._options.start_timeout_s)
-                break
-            except TritonControlError as error:
-                _log.warning("model %s, attempt %d: %s", model, attempt + 1, error)
+        _log.warning("no process of model %s is alive; loading it again", model)
+        failure: BaseException | None = None
+        try:
+            await asyncio.to_thread(TritonControl(self._ports.http).unload, model, _UNLOAD_TIMEOUT_S)
+            await self._load(model)
+        except (ConfigurationError, TritonControlError) as error:
+            failure = error
+        await self._take_stock()
+        self._note(model, failure)
+        if self._reloads[model].failures == _RELOAD_ATTEMPTS and not isinstance(failure, WeightsChangedError):
+            await self._kill()
+            raise TritonControlError(f"model {model} did not load in {_RELOAD_ATTEMPTS} attempts; starting Triton anew")
+
+    def _note(self, model: str, failure: BaseException | None) -> None:
+        """Count whether a model loaded, and say it; a failure that is none of a load's is raised."""
+        if failure is None:
+            self._reloads[model].worked()
+            _log.warning("model %s is back", model)
+        elif isinstance(failure, (ShituError, TritonControlError)):
+            delay_s = self._reloads[model].failed()
+            _log.error("model %s is down, trying again in %g s: %s", model, delay_s, failure)
         else:
-            await self._kill()  # the next look starts it again
-            return
-        await asyncio.to_thread(self._find_stubs)
-        self._ready = True
-        _log.info("model %s is back", model)
+            raise failure
 
     async def _kill(self) -> None:
         if self._child is not None:
             await asyncio.to_thread(self._child.kill_group)
             self._child = None
+        self._stubs = {}
         if self._run is not None:
             remove_shared_memory(self._run.shared_memory_prefix)
 
-    def _rotate_log(self) -> None:
-        path = self._options.log_path
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.old"))
-
     def _start_error(self, what: str) -> Exception:
-        lines = _decisive_lines(self._options.log_path, self._log_start)
+        lines = triton_log.decisive_lines(self._options.log_path, self._log_start)
         if any("already in use" in line for line in lines):
             return PortInUseError(0, lines[-1])
         return ConfigurationError(f"{what} (log: {self._options.log_path}): {' | '.join(lines) or 'the log is empty'}")
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _model_of(process: psutil.Process, repository: Path) -> str | None:
-    try:
-        words = process.cmdline()
-        return Path(words[1]).relative_to(repository).parts[0]
-    except (psutil.NoSuchProcess, ValueError, IndexError):
-        return None
-
-
-def _decisive_lines(log_path: Path, start: int) -> list[str]:
-    """Return the last errors of Triton's log, or its last lines where there are none."""
-    try:
-        with log_path.open("rb") as file:
-            file.seek(max(start, log_path.stat().st_size - _LOG_TAIL_BYTES))
-            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []
-    errors = [line for line in lines if line.startswith("E") or "error" in line.lower()]
-    return (errors or lines)[-_LOG_TAIL_LINES:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -416,6 +417,106 @@ class TestRecovery:
         servers = [process for process in processes_of(run_id_of(triton)) if process.name() == "tritonserver"]
         assert len(servers) == 1
         assert servers[0].pid != victim
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fragile(tmp_path):
+    """A server with models of its own, which the test breaks."""
+    save_tiny(tmp_path / "models")
+    server = embedded(tmp_path / "models", tmp_path, ("tiny_rec", "tiny_det"))
+    await server.start()
+    opened = TritonConnection(server.grpc_address)
+    yield server, TritonEncoder(opened, TINY_REC, ""), TritonDetector(opened, TINY_DET)
+    await opened.close()
+    await server.stop()
+
+
+async def wait_for(condition) -> None:
+    end_s = time.monotonic() + 2 * RECOVERY_LIMIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.02)
+
+
+async def wait_for_model(detector: TritonDetector) -> None:
+    end_s = time.monotonic() + RECOVERY_LIMIT_S
+    while True:
+        try:
+            await detector.detect(pixels_for(TINY_DET, 1))
+        except UnavailableError:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+class TestBrokenParts:
+    async def test_a_model_that_no_longer_loads_does_not_take_the_others_down(self, fragile, tmp_path):
+        triton, encoder, detector = fragile
+        config = tmp_path / "models" / "tiny_rec" / "config.pbtxt"
+        good = config.read_text()
+        config.write_text(good + 'parameters { key: "execution_mode" value { string_value: "2" } }')
+        triton._stubs["tiny_rec"][0].kill()
+        failures = triton._reloads["tiny_rec"]
+        await wait_for(lambda: failures.failures == 4)  # three, and one by the server that was started anew
+        server, delayed_s = triton._child.pid, time.monotonic()
+        while failures.failures < 5:
+            await detector.detect(pixels_for(TINY_DET, 1))
+            await asyncio.sleep(0.1)
+        assert time.monotonic() - delayed_s > 1.5, "it is tried less and less often"
+        assert triton._child.pid == server
+        assert not triton.ready
+        config.write_text(good)
+        await wait_for(lambda: triton.ready)
+        await encoder.embed(pixels_for(TINY_REC, 1))
+        assert triton._child.pid == server
+
+    async def test_weights_that_were_replaced_are_not_loaded(self, fragile, tmp_path, caplog):
+        triton, encoder, detector = fragile
+        pixels = pixels_for(TINY_REC, 2)
+        before = await encoder.embed(pixels)
+        path = weights_path(tmp_path / "models", TINY_REC)
+        good, other = path.read_bytes(), tmp_path / "other.onnx"
+        content = bytearray(good)
+        content[-200:-100] = bytes(100)  # another encoder, of the same shape
+        other.write_bytes(content)
+        other.replace(path)
+        triton._stubs["tiny_rec"][0].kill()
+        await wait_for(lambda: triton._reloads["tiny_rec"].failures)
+        victim = triton._child.pid
+        os.kill(victim, signal.SIGKILL)
+        await wait_for(lambda: triton._child and triton._child.pid != victim and triton._is_up("tiny_det"))
+        await wait_for_model(detector)
+        with pytest.raises(UnavailableError):
+            await encoder.embed(pixels)
+        assert not triton.ready
+        assert f"{path} was replaced or changed" in caplog.text
+        assert "restart `shitu serve`" in caplog.text
+        assert triton.weights_digest("tiny_rec") == hashlib.sha256(good).hexdigest()
+        path.write_bytes(good)
+        await wait_for(lambda: triton.ready)
+        assert np.array_equal(await encoder.embed(pixels), before)
+
+    async def test_a_server_that_cannot_start_again_is_tried_less_and_less_often(self, fragile):
+        triton, _, detector = fragile
+        port = int(triton.http_address.rpartition(":")[2])
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            os.kill(triton._child.pid, signal.SIGKILL)
+            while True:
+                try:
+                    thief.bind(("127.0.0.1", port))
+                    thief.listen()
+                    break
+                except OSError:
+                    await asyncio.sleep(0)
+            await wait_for(lambda: triton._restarts.failures == 1)
+            start_s = time.monotonic()
+            assert triton._child is None, "nothing is left of the attempt"
+            await wait_for(lambda: triton._restarts.failures == 3)
+            assert time.monotonic() - start_s > 1 + 2
+        await wait_for(lambda: triton.ready)
+        await wait_for_model(detector)
 
 
 class TestStart:
