@@ -11,13 +11,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from shitu_models.boxes import clip, iou, pixel_bounds
+from shitu_models.boxes import clip, pixel_bounds
 from shitu_models.preprocessing import resize
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, ModelSpec
 from shitu_train.arrays import float32
 from shitu_train.datasets.grocery import Photo, grocery_split, read_photos
-
-FOUND_IOU = 0.5
+from shitu_train.matching import match
 
 
 def recall_at_1(
@@ -69,17 +68,6 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     if decoded is None:
         raise FileNotFoundError(f"expected a readable picture at {path}")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def match(found: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[int, int]:
-    """Which found box (best score first) answers each true box: {true index: found index}, one to one, at an IoU of at least 0.5."""
-    answers: dict[int, int] = {}
-    overlaps = iou(found, truth)
-    for i in range(len(found)):
-        free = [j for j in range(len(truth)) if j not in answers and overlaps[i, j] >= FOUND_IOU]
-        if free:
-            answers[max(free, key=lambda j: overlaps[i, j])] = i
-    return answers
 
 
 @dataclass(frozen=True)
