@@ -159,9 +159,11 @@ class Gallery(Protocol):
         min_score: float = -1.0,
         deadline_s: float | None = None,
     ) -> SearchResult:
-        """Queries are float32 [n, dimension] and need not be normalised.
+        """Queries are float32 [n, dimension], any n from 1 on, and need not be normalised.
 
-        Raises NotFoundError, EncoderMismatchError, InvalidArgumentError (NaN, all zero, top_k).
+        Many go in parts. Every part holds all writes up to the state that is returned; one may hold later writes too.
+        Raises NotFoundError, EncoderMismatchError, InvalidArgumentError (NaN, all zero, no query, top_k, or more metadata than one
+        call can bring).
         """
 
 

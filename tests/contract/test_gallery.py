@@ -189,6 +189,23 @@ async def test_search_orders_and_cuts_hits(gallery: Gallery):
         assert [hit.metadata for hit in hits] == [{"n": i} for i in best]
 
 
+@pytest.mark.parametrize("top_k", [3, 1000])  # with so many hits a call takes 6 queries only
+async def test_any_number_of_queries_is_searched(gallery: Gallery, top_k: int):
+    await gallery.add("drinks", items(150), ENCODER)
+    added = await gallery.add("drinks", items(1), ENCODER)
+    result = await gallery.search("drinks", vectors(150), ENCODER, top_k=top_k)
+    assert [hits[0].item_id for hits in result.hits] == [f"item-{i}" for i in range(150)]
+    assert {len(hits) for hits in result.hits} == {min(top_k, 150)}
+    assert result.state == added.state
+    bad = vectors(150)
+    bad[130] = 0
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gallery.search("drinks", bad, ENCODER, top_k=top_k)
+    assert caught.value.field == "queries[130].vector"
+    with pytest.raises(NotFoundError):
+        await gallery.search("no", vectors(150), ENCODER, top_k=top_k)
+
+
 async def test_of_equal_scores_the_older_item_comes_first(gallery: Gallery):
     twin = vectors(1)[0]
     names = [f"{name}-{i}" for i in range(20) for name in ("z", "a")]
@@ -255,7 +272,6 @@ async def test_calls_over_a_limit(gallery: Gallery):
         gallery.add("drinks", [rows[0], rows[1], rows[0]], ENCODER),
         gallery.remove("drinks", ["a"] * 1001),
         gallery.remove("drinks", []),
-        gallery.search("drinks", vectors(65), ENCODER, top_k=1),
         gallery.search("drinks", vectors(1)[:0], ENCODER, top_k=1),
         gallery.search("drinks", vectors(1), ENCODER, top_k=0),
         gallery.search("drinks", vectors(1), ENCODER, top_k=1001),

@@ -13,6 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
 from shitu_server.errors import DeadlineExceededError, UnavailableError
+from shitu_server.gallery.checks import unit_vectors
+from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
 from shitu_server.types import (
     AddResult,
     GalleryInfo,
@@ -41,7 +44,11 @@ WRITE_TIMEOUT_S: Final = 60.0
 CHECK_TIMEOUT_S: Final = 1.0
 DEFAULT_MESSAGE_BYTES: Final = 128 * 1024 * 1024
 """A full call of AddItems: 256 items with thumbnails of 256 KiB, metadata and vectors of 16 KiB, and room."""
+INLINE_BYTES: Final = 16 * 1024
+"""A reply that is read in about 1 ms."""
 
+_LIMITS: Final = GalleryLimits()
+"""Of what the process takes in one call."""
 _CHANNEL_OPTIONS: Final = (
     # The gallery process is back within a second after a crash; gRPC would wait up to two minutes before it looks again.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -147,9 +154,16 @@ class GalleryClient:
         deadline_s: float | None = None,
     ) -> SearchResult:
         """See `types.Gallery`."""
-        request = search_request(name, queries, encoder_fingerprint, top_k, min_score)
-        reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
-        return search_result_of(reply)
+
+        async def search_part(part: Vectors) -> SearchResult:
+            request = search_request(name, part, encoder_fingerprint, top_k, min_score)
+            reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
+            return await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
+
+        part_queries = queries_per_part(_LIMITS, top_k)
+        if len(queries) > part_queries:  # an error of a part would name the query by its place in that part
+            unit_vectors(queries, queries.shape[-1], lambda row: f"queries[{row}].vector")
+        return await search_in_parts(search_part, queries, part_queries)
 
 
 async def _call(method: Callable[..., Any], request: message.Message, deadline_s: float | None, most_s: float) -> Any:

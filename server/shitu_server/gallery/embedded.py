@@ -33,6 +33,7 @@ from shitu_server.gallery.directory import DataDirectory
 from shitu_server.gallery.index import Found, check_faiss_packages, prepare_faiss
 from shitu_server.gallery.ledger import Ledger, LiveGallery
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
 from shitu_server.gallery.reader import StoreReader
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.gallery.writer import GroupWriter
@@ -54,6 +55,8 @@ T = TypeVar("T")
 
 ROW_TOKEN_PATTERN: Final = re.compile(r"[0-9]{0,18}")
 RETRY_READ_AFTER_S: Final = 0.1
+INLINE_CHARACTERS: Final = 64 * 1024
+"""JSON that is read in about 1 ms."""
 
 
 class _BatchKey(NamedTuple):
@@ -63,7 +66,7 @@ class _BatchKey(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    hits: tuple[Hit, ...]
+    found: Sequence[Found]
     state: GalleryState
 
 
@@ -212,14 +215,29 @@ class EmbeddedGallery:
         info = self._live(name).info
         check_encoder(name, info.encoder_fingerprint, encoder_fingerprint)
         check_range("top_k", top_k, self._limits.top_k)
-        check_range("queries", len(queries), self._limits.queries_per_call, " queries")
+        if not len(queries):
+            raise InvalidArgumentError("queries", "expected at least 1 query, came none")
         if not -1 <= min_score <= 1:
             raise InvalidArgumentError("match_threshold", f"expected -1 to 1, came {min_score}")
         units = unit_vectors(queries, info.dimension, lambda row: f"queries[{row}].vector")
         key = _BatchKey(name, info.state.generation, top_k)
-        answers = await within(self._batcher.submit(key, units, deadline_s), deadline_s)
-        hits = tuple(tuple(hit for hit in answer.hits if hit.score >= min_score) for answer in answers)
-        return SearchResult(hits, answers[0].state)
+
+        async def search_part(part: Vectors) -> SearchResult:
+            answers = await within(self._batcher.submit(key, part, deadline_s), deadline_s)
+            found = [[one for one in answer.found if one.score >= min_score] for answer in answers]
+            return SearchResult(await self._hits(found), answers[0].state)
+
+        return await search_in_parts(search_part, units, queries_per_part(self._limits, top_k))
+
+    async def _hits(self, found: Sequence[Sequence[Found]]) -> tuple[tuple[Hit, ...], ...]:
+        characters = sum(len(one.entry.metadata_json) for row in found for one in row)
+        most = self._limits.hits_metadata_characters
+        if characters > most:
+            raise InvalidArgumentError(
+                "top_k",
+                f"the hits hold {characters} characters of metadata, over {most} of one call; ask for fewer hits",
+            )
+        return await built(lambda: tuple(tuple(map(_hit, row)) for row in found), large=characters > INLINE_CHARACTERS)
 
     def _page_size(self, asked: int) -> int:
         page_size = asked or self._limits.default_page_size
@@ -240,7 +258,7 @@ class EmbeddedGallery:
         if live.snapshot is None:
             raise UnavailableError(f'gallery "{key.name}" is being rebuilt')
         found = live.snapshot.search(queries, key.top_k)
-        return [_Answer(tuple(_hit(f) for f in row), live.info.state) for row in found]
+        return [_Answer(row, live.info.state) for row in found]
 
     async def _read(self, read: Callable[[], T], deadline_s: float | None) -> T:
         if self._reads_waiting >= self._limits.read_queue_calls:

@@ -15,6 +15,10 @@ class GalleryLimits:
     items_per_call: int = 256
     ids_per_call: int = 1000
     queries_per_call: int = 64
+    hits_per_call: int = 6400
+    """Queries of a search, times its top_k."""
+    hits_metadata_characters: int = 16 * 1024 * 1024
+    """JSON of all hits of a call. As Struct it takes up to three times as much, which a reply of 64 MiB can hold."""
     id_characters: int = 256
     label_characters: int = 256
     fingerprint_characters: int = 256
@@ -26,6 +30,8 @@ class GalleryLimits:
     page_size: int = 1000
     default_page_size: int = 100
     """Where 0 are asked for."""
+    calls_in_flight: int = 1024
+    """Of any kind at the process, health among them; gRPC itself refuses what is over it."""
     read_queue_calls: int = 256
     """Lists and single items that may wait."""
     write_queue_calls: int = 256
