@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.gallery_process import GalleryProcess
 
 from shitu_server.errors import UnavailableError
+from shitu_server.gallery.store import FILE_NAME, PAGE_SIZE_BYTES
 from shitu_server.types import AddResult, NewItem
 
 ROWS = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
@@ -49,6 +50,23 @@ async def test_addresses_and_directories_in_use(launch, tmp_path: Path):
         second = launch(tmp_path)  # the socket of the killed process is replaced
         await second.wait_until_serving(client)
         assert (await client.get("g")).item_count == 0
+
+
+async def test_damaged_database_is_refused_for_good(launch, tmp_path: Path):
+    """Another exit status than that of a crash: the supervisor would start it again for ever."""
+    process = launch(tmp_path)
+    async with process.client() as client:
+        await client.create("g", "encoder", 128)
+        await client.add("g", [NewItem(str(i), "l", row) for i, row in enumerate(ROWS)], "encoder")
+    process.stop()
+    path = process.data_dir / FILE_NAME
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // PAGE_SIZE_BYTES // 2 * PAGE_SIZE_BYTES)
+        file.write(bytes(PAGE_SIZE_BYTES))
+    process.start()
+    said = process.refusal()
+    assert f"{path} cannot be read" in said
+    assert f"Restore a copy of {process.data_dir}" in said
 
 
 async def test_tcp_address(launch, tmp_path: Path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from shitu_server.errors import ConfigurationError, StorageError
 from shitu_server.gallery.checks import CheckedItem
 from shitu_server.gallery.directory import DataDirectory
+from shitu_server.gallery.ledger import Ledger
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.reader import StoreReader
-from shitu_server.gallery.store import FILE_NAME, GalleryRow, GalleryStore
+from shitu_server.gallery.store import FILE_NAME, PAGE_SIZE_BYTES, GalleryRow, GalleryStore
 
 
 @pytest.fixture
@@ -131,6 +134,33 @@ def test_broken_vector_is_named(store: GalleryStore, vector: bytes, problem: str
         loaded_ids(store)
 
 
+def test_row_whose_vector_became_nothing(store: GalleryStore):
+    gallery = make_gallery(store)
+    put(store, gallery, ["a", "b"])
+    for statement in (
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'vector BLOB NOT NULL', 'vector BLOB')",
+    ):
+        store._connection.execute(statement)
+    store.close()
+    damaged = GalleryStore(store.path.parent)
+    damaged._connection.execute("UPDATE items SET vector = NULL WHERE item_id = 'b'")
+    with pytest.raises(ConfigurationError, match='item "b" in gallery "g" is broken'):
+        loaded_ids(damaged)
+    damaged.close()
+
+
+def test_metadata_that_is_no_json_is_told(store: GalleryStore):
+    gallery = make_gallery(store)
+    put(store, gallery, ["a"])
+    store._connection.execute("UPDATE items SET metadata = '{'")
+    reader = StoreReader(store.path)
+    for read in (lambda: reader.item(gallery.generation, "a"), lambda: reader.page(gallery.generation, 0, 10, "")):
+        with pytest.raises(StorageError, match='metadata of item "a" is broken'):
+            read()
+    reader.close()
+
+
 def test_missing_rows_are_noticed(store: GalleryStore):
     put(store, make_gallery(store), ["a", "b", "c"])
     store._connection.execute("DELETE FROM items WHERE item_id = 'b'")
@@ -150,6 +180,58 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path):
     (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 1000)
     with pytest.raises(ConfigurationError, match="not a database"):
         GalleryStore(tmp_path)
+
+
+FLIPPED = bytes(255 - byte for byte in range(256))
+
+
+def damage(path: Path, page: int, how: str) -> None:
+    with path.open("r+b") as file:
+        file.seek(page * PAGE_SIZE_BYTES)
+        content = file.read(PAGE_SIZE_BYTES)
+        file.seek(page * PAGE_SIZE_BYTES)
+        file.write(bytes(PAGE_SIZE_BYTES) if how == "zeroed" else content.translate(FLIPPED))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed database of some 30 pages: items, their indexes and thumbnails."""
+    folder = tmp_path_factory.mktemp("whole")
+    store = GalleryStore(folder)
+    gallery = make_gallery(store, dimension=256)
+    put(store, gallery, [f"item {i}" for i in range(300)], b"jpeg" * 100)
+    store.close()
+    return folder / FILE_NAME
+
+
+@pytest.mark.parametrize("how", ["zeroed", "flipped"])
+def test_damaged_page_is_told_with_what_to_do(database: Path, tmp_path: Path, how: str):
+    """Whichever page it is: the load or, of what the load does not read, the reader says so; nothing else is raised."""
+    pages = database.stat().st_size // PAGE_SIZE_BYTES
+    assert pages > 25
+    refused = unreadable = 0
+    for page in range(1, pages):
+        path = shutil.copy(database, tmp_path / FILE_NAME)
+        damage(path, page, how)
+        store = GalleryStore(tmp_path)
+        try:
+            Ledger(store, GalleryLimits())
+        except ConfigurationError as error:
+            refused += 1
+            assert str(path) in error.message
+            assert "estore" in error.message
+        reader = StoreReader(path)
+        try:
+            for i in range(0, 300, 10):
+                reader.item(1, f"item {i}")
+        except StorageError as error:
+            unreadable += 1
+            assert f"{path} cannot be read" in error.message
+            assert "Restore" in error.message
+        reader.close()
+        store.close()
+    assert refused > pages // 2
+    assert unreadable > refused  # thumbnails too
 
 
 def test_directory_belongs_to_one_at_a_time(tmp_path: Path):

@@ -25,14 +25,12 @@ async def search_in_parts(
 ) -> SearchResult:
     """Search any number of queries, a few parts side by side; where one fails, the others end with it.
 
+    The state is the lowest: a write between two parts may be in one of them only, but all up to this one are in all.
+
     Args:
         search: takes up to `part_queries` rows.
         queries: float32 [n, dimension].
         part_queries: 1 or more.
-
-    Returns:
-        The hits in the order of the queries. A write between two parts may be in one of them only, so the state is the lowest:
-        all writes up to it are in all parts.
     """
     starts = range(0, max(1, len(queries)), part_queries)
     places = asyncio.Semaphore(PARTS_AT_ONCE)

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from shitu_server.errors import StorageError
-from shitu_server.types import Item, Page
+from shitu_server.errors import ConfigurationError, StorageError
+from shitu_server.gallery.store import damaged
+from shitu_server.types import Item, Metadata, Page
 
 _COLUMNS: Final = "item_id, label, metadata, update_time_s"
 
@@ -21,10 +22,13 @@ class StoreReader:
     """A read-only connection: it never waits for the writer and never checkpoints. One thread uses it at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Open the database, which is there. Raises ConfigurationError where it cannot be opened."""
         self._path = path
-        self._connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        try:
+            self._connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise ConfigurationError(damaged(path, error)) from error
 
     def close(self) -> None:
         """Close the connection; before the writer's, which checkpoints."""
@@ -41,7 +45,7 @@ class StoreReader:
             return None
         found_id, label, metadata, update_time_s, vector, image = rows[0]
         unit = np.frombuffer(vector, dtype="<f4").astype(np.float32, copy=False)
-        return Item(found_id, label, json.loads(metadata), image or b"", unit, update_time_s)
+        return Item(found_id, label, self._metadata(found_id, metadata), image or b"", unit, update_time_s)
 
     def page(self, generation: int, after_row_id: int, page_size: int, label: str) -> Page[Item]:
         """Return items after a row, oldest first, without vectors and thumbnails. The token is the last row id."""
@@ -50,13 +54,21 @@ class StoreReader:
         rows = self._rows(query, (generation, after_row_id, *values, page_size + 1))
         shown = rows[:page_size]
         entries = tuple(
-            Item(item_id, name, json.loads(metadata), b"", None, update_time_s)
+            Item(item_id, name, self._metadata(item_id, metadata), b"", None, update_time_s)
             for _, item_id, name, metadata, update_time_s in shown
         )
         return Page(entries, str(shown[-1][0]) if len(rows) > page_size else "")
+
+    def _metadata(self, item_id: str, text: str) -> Metadata:
+        try:
+            metadata: Metadata = json.loads(text)
+        except ValueError as error:
+            problem = f'the metadata of item "{item_id}" is broken; send the item again'
+            raise StorageError(f"the gallery database {self._path} is damaged: {problem}") from error
+        return metadata
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StorageError(f"the gallery database {self._path} cannot be read: {error}") from error
+            raise StorageError(damaged(self._path, error)) from error

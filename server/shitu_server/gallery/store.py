@@ -98,6 +98,14 @@ class Upserted:
     replaced: bool
 
 
+def damaged(path: Path, error: sqlite3.Error) -> str:
+    """Return the message for a database that cannot be read."""
+    return (
+        f"the gallery database {path} cannot be read: {error}; the file is damaged or its disk fails. "
+        f"Restore a copy of {path.parent}, or move that directory away to begin with empty galleries"
+    )
+
+
 class GalleryStore:
     """The writing connection. One thread uses it at a time."""
 
@@ -112,7 +120,7 @@ class GalleryStore:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._prepare()
         except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot open the gallery database {self.path}: {error}") from error
+            raise ConfigurationError(damaged(self.path, error)) from error
 
     def _prepare(self) -> None:
         execute = self._connection.execute
@@ -158,11 +166,10 @@ class GalleryStore:
             raise
 
     def galleries(self) -> list[GalleryRow]:
-        """Return all that are not deleted."""
-        rows = self._connection.execute(
-            f"SELECT {_GALLERY_COLUMNS} FROM galleries WHERE name IS NOT NULL ORDER BY name"
-        )
-        return [GalleryRow(*row) for row in rows]
+        """Return all that are not deleted. Raises ConfigurationError where the database is damaged."""
+        query = f"SELECT {_GALLERY_COLUMNS} FROM galleries WHERE name IS NOT NULL ORDER BY name"
+        with self._loading():
+            return [GalleryRow(*row) for row in self._connection.execute(query)]
 
     def gallery_count(self) -> int:
         """Return how many galleries are not deleted."""
@@ -241,14 +248,16 @@ class GalleryStore:
         """Yield all rows of a gallery, oldest first.
 
         Raises:
-            ConfigurationError: a vector has another length, is not finite or not normalised, or rows are missing.
+            ConfigurationError: the database is damaged, a vector has another length, is not finite or not normalised, or rows are
+                missing.
         """
-        cursor = self._connection.execute(
-            "SELECT row_id, item_id, label, metadata, vector FROM items WHERE generation = ? ORDER BY row_id",
-            (gallery.generation,),
-        )
+        # In a damaged row the vector may be of any type: made bytes, it is refused by its length.
+        vector = "CAST(coalesce(vector, '') AS BLOB)"
+        query = f"SELECT row_id, item_id, label, metadata, {vector} FROM items WHERE generation = ? ORDER BY row_id"
+        with self._loading():
+            cursor = self._connection.execute(query, (gallery.generation,))
         count = 0
-        while rows := cursor.fetchmany(LOAD_ROWS):
+        while rows := self._fetched(cursor):
             row_ids, item_ids, labels, metadata, blobs = zip(*rows, strict=True)
             count += len(rows)
             yield VectorRows(row_ids, item_ids, labels, metadata, self._checked(gallery, item_ids, blobs))
@@ -257,6 +266,17 @@ class GalleryStore:
                 f'{self.path}: gallery "{gallery.name}" should hold {gallery.item_count} items, {count} are there; '
                 "the database is broken, restore it from a backup"
             )
+
+    def _fetched(self, cursor: sqlite3.Cursor) -> list[tuple[int, str, str, str, bytes]]:
+        with self._loading():
+            return cursor.fetchmany(LOAD_ROWS)
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ConfigurationError(damaged(self.path, error)) from error
 
     def _checked(self, gallery: GalleryRow, item_ids: Sequence[str], blobs: Sequence[bytes]) -> Vectors:
         wanted_bytes = 4 * gallery.dimension
