@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -39,8 +40,9 @@ from shitu_server.wire.statuses import from_rpc_error
 
 PEER: Final = "the gallery process"
 READ_TIMEOUT_S: Final = 10.0
-"""Where the caller set no deadline."""
+"""Longest wait for one call, also where the caller's deadline is later or there is none."""
 WRITE_TIMEOUT_S: Final = 60.0
+RETRY_AFTER_S: Final = 1.0
 CHECK_TIMEOUT_S: Final = 1.0
 DEFAULT_MESSAGE_BYTES: Final = 128 * 1024 * 1024
 """A full call of AddItems: 256 items with thumbnails of 256 KiB, metadata and vectors of 16 KiB, and room."""
@@ -84,9 +86,8 @@ class GalleryClient:
         await self._channel.close(None)
 
     async def check(self) -> None:
-        """Raise UnavailableError or DeadlineExceededError unless the process is serving."""
-        deadline_s = time.monotonic() + CHECK_TIMEOUT_S
-        reply = await _call(self._health.Check, health_pb2.HealthCheckRequest(), deadline_s, CHECK_TIMEOUT_S)
+        """Raise UnavailableError unless the process is serving; OverloadedError where too many calls are in flight there."""
+        reply = await _call(self._health.Check, health_pb2.HealthCheckRequest(), None, CHECK_TIMEOUT_S)
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise UnavailableError(f"{PEER} is starting or stopping")
 
@@ -167,10 +168,16 @@ class GalleryClient:
 
 
 async def _call(method: Callable[..., Any], request: message.Message, deadline_s: float | None, most_s: float) -> Any:
-    timeout_s = most_s if deadline_s is None else deadline_s - time.monotonic()
-    if timeout_s <= 0:
+    left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
+    if left_s <= 0:
         raise DeadlineExceededError(f"the deadline passed before {PEER} was called")
     try:
-        return await method(request, timeout=timeout_s)
+        return await method(request, timeout=min(left_s, most_s))
     except grpc.RpcError as error:
-        raise from_rpc_error(error, PEER) from error
+        translated = from_rpc_error(error, PEER)
+        if isinstance(translated, DeadlineExceededError) and left_s > most_s:  # ours: the caller has time to try again
+            message = (
+                f"{PEER} gave no answer within {most_s:g} s; a write may yet be done, sending it again does no harm"
+            )
+            raise UnavailableError(message, RETRY_AFTER_S) from error
+        raise translated from error
