@@ -11,7 +11,8 @@ from shitu_train.datasets.detector_batches import zoomed
 from shitu_train.datasets.drawn import CROP_PX, DrawnPlan, crop_with_margin, draw_cache, load_crops, load_scenes
 from shitu_train.datasets.encoder_batches import EncoderBatches
 from shitu_train.datasets.grocery import Photo, grocery_split, read_photos
-from shitu_train.evaluation import match, recall_at_1
+from shitu_train.evaluation import recall_at_1
+from shitu_train.matching import match
 from shitu_train.training.budget import Budget, learning_rate
 from shitu_train.training.feed import prefetch
 

@@ -14,7 +14,8 @@ from shitu_models.specs import DEMO_DET as SPEC_DEMO_DET
 from shitu_train.architectures.clip_vit import ClipEncoder
 from shitu_train.architectures.picodet import BoxDecoder, PicoDet
 from shitu_train.datasets.drawn import CROP_MARGIN, CropSet, SceneSet
-from shitu_train.evaluation import match, recall_at_1
+from shitu_train.evaluation import recall_at_1
+from shitu_train.matching import match
 from shitu_train.training.encoder import normalise
 
 
