@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
-from shitu_server.topology import reserved_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -58,6 +58,8 @@ def start_server(folder: Path, *options: str, port: int = 0, env: dict[str, str]
             port = free
     folder.mkdir(parents=True, exist_ok=True)
     data_dir, log = folder / "data", folder / "server.log"
+    # In the environment too, where all descendants have it, so that what is left of them is found.
+    environment = {**os.environ, "SHITU_DATA_DIR": str(data_dir), **(env or {})}
     command = [
         sys.executable,
         "-m",
@@ -71,7 +73,7 @@ def start_server(folder: Path, *options: str, port: int = 0, env: dict[str, str]
     ]
     with log.open("a") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, text=True, start_new_session=True, env={**os.environ, **(env or {})}
+            command, stdout=output, stderr=output, text=True, start_new_session=True, env=environment
         )
     return RunningServer(process, port, data_dir, log)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from typing import Final
 
 import grpc
@@ -15,6 +14,7 @@ from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition
 from shitu_models.fingerprint import fingerprint
 from shitu_models.repository import RepositoryError, check_models, find_repository, weights_path
 from shitu_models.specs import ModelSpec
+from shitu_server.addresses import joined
 from shitu_server.admission import Admission
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
@@ -27,6 +27,7 @@ from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems
 from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
 from shitu_server.settings import Settings, processor_count
+from shitu_server.signals import stop_signals
 from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
 
 _log = logging.getLogger(__name__)
@@ -67,9 +68,12 @@ class Gateway:
             ConfigurationError: an address is missing or cannot be listened on.
         """
         stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        with stop_signals(stopping):
+            await self._serve(stopping)
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
         self._register()
+        await self._say(ready=False)  # the servicer begins with SERVING, before anything was looked at
         await self._listen()
         watching = asyncio.create_task(self._watch_health())
         await stopping.wait()
@@ -124,20 +128,24 @@ class Gateway:
             raise ConfigurationError(str(error)) from error
 
     async def _listen(self) -> None:
-        address = f"{self._settings.host}:{self._settings.port}"
+        address = joined(self._settings.host, self._settings.port)
         try:
             self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {address}; choose another --port") from error
         await self._server.start()
+        _log.info("listening on %s", address)
 
     async def _watch_health(self) -> None:
         while True:
             ready = await self._is_ready()
-            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-            for service in ("", *_SERVICES[:2]):
-                await self._health.set(service, status)
+            await self._say(ready=ready)
             await asyncio.sleep(_HEALTH_INTERVAL_S if ready else _HEALTH_INTERVAL_S / 5)
+
+    async def _say(self, *, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *_SERVICES[:2]):
+            await self._health.set(service, status)
 
     async def _is_ready(self) -> bool:
         try:

@@ -7,6 +7,8 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shitu_server.addresses import joined
+
 _PROBE_TIMEOUT_S: Final = 1.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  listening there, asking here
 
@@ -14,8 +16,7 @@ _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  liste
 def is_serving(host: str, port: int) -> bool:
     """Return whether the server at this address, or on this host where the address is any, is serving."""
     target = _ANY_ADDRESS.get(host, host)
-    bracketed = f"[{target}]" if ":" in target else target
-    with grpc.insecure_channel(f"{bracketed}:{port}") as channel:
+    with grpc.insecure_channel(joined(target, port)) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_PROBE_TIMEOUT_S)
         except grpc.RpcError:

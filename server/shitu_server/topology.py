@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import signal
-import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,11 +17,13 @@ from rich.console import Console
 
 from shitu_models.repository import RepositoryError, check_models, find_repository
 from shitu_models.specs import ModelSpec
+from shitu_server.addresses import joined, reserved_port
 from shitu_server.children import Command, Run
 from shitu_server.errors import ConfigurationError
 from shitu_server.kept_process import KeptProcess
 from shitu_server.readiness import is_serving
 from shitu_server.settings import Role, Settings, inherited_environment
+from shitu_server.signals import stop_signals
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ class Topology:
         self._console = console
         self._stopping = asyncio.Event()
         self._triton: EmbeddedTriton | None = None
-        self._processes: list[KeptProcess] = []
+        self._galleries: list[KeptProcess] = []
+        self._gateways: list[KeptProcess] = []
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -48,8 +50,10 @@ class Topology:
         Raises:
             ConfigurationError: port in use, models missing or broken, data directory in use: nothing is left running.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        with stop_signals(self._stopping):
+            await self._run()
+
+    async def _run(self) -> None:
         with reserved_port(self._settings.host, self._settings.port) as port, _run_directory() as directory:
             run = Run.begin(self._settings.cache_dir / "runs")
             try:
@@ -76,20 +80,14 @@ class Topology:
     async def _start(self, run: Run, settings: Settings, directory: Path) -> None:
         if not settings.gallery_address:
             settings = settings.model_copy(update={"gallery_address": f"unix:{directory}/gallery.sock"})
-            self._keep("gallery", Role.GALLERY, settings, run)
+            self._galleries.append(_kept("gallery", Role.GALLERY, settings, run))
         if not settings.triton_address:
             self._triton = EmbeddedTriton(self._triton_options())
             with self._console.status("starting Triton and loading the models"):
                 await self._triton.start()
             settings = settings.model_copy(update={"triton_address": self._triton.grpc_address})
         for number in range(settings.workers):
-            self._keep(f"gateway {number}", Role.GATEWAY, settings, run)
-
-    def _keep(self, name: str, role: Role, settings: Settings, run: Run) -> None:
-        environment = {**inherited_environment(), **settings.as_environment()}
-        command = Command([sys.executable, "-m", "shitu_server", role.value], environment)
-        self._processes.append(KeptProcess(name, command, run))
-        self._processes[-1].start()
+            self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
 
     def _triton_options(self) -> TritonOptions:
         settings = self._settings
@@ -109,7 +107,7 @@ class Topology:
     async def _tend(self, port: int) -> None:
         announced = False
         while True:
-            for process in self._processes:
+            for process in (*self._galleries, *self._gateways):
                 process.tend()
             if not announced and await asyncio.to_thread(is_serving, self._settings.host, port):
                 announced = True
@@ -120,47 +118,32 @@ class Topology:
         settings = self._settings
         models = ", ".join(spec.name for spec in self._specs)
         self._console.print(
-            f"[bold green]serving[/] on {settings.host}:{port}: {models}; {settings.workers} gateway(s); "
+            f"[bold green]serving[/] on {joined(settings.host, port)}: {models}; {settings.workers} gateway(s); "
             f"galleries in {settings.data_dir}; Ctrl-C stops",
             highlight=False,
             soft_wrap=True,
         )
 
+    def _wait(self, processes: Sequence[KeptProcess]) -> None:
+        end_s = time.monotonic() + self._settings.drain_timeout_s + _KILL_AFTER_S
+        for process in processes:
+            process.wait(max(0.0, end_s - time.monotonic()))
+
     async def _stop(self) -> None:
-        grace_s = self._settings.drain_timeout_s + _KILL_AFTER_S
-        # Gateways first: what they have in flight still needs the gallery and Triton.
-        for process in reversed(self._processes):
-            process.terminate()
-            await asyncio.to_thread(process.wait, grace_s)
+        # Gateways first, all at once: what they have in flight still needs the gallery and Triton.
+        for processes in (self._gateways, self._galleries):
+            for process in processes:
+                process.terminate()
+            await asyncio.to_thread(self._wait, processes)
         if self._triton is not None:
             await self._triton.stop()
 
 
-@contextmanager
-def reserved_port(host: str, port: int) -> Iterator[int]:
-    """Hold a port for the gateways, which share it by SO_REUSEPORT; yields its number (chosen by the system for 0).
-
-    Raises:
-        ConfigurationError: another program has it, or the address is not ours.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as holder:
-        try:
-            _refuse_used(family, host, port)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another --port, or 0 for a free one"
-            ) from error
-        yield int(holder.getsockname()[1])
-
-
-def _refuse_used(family: socket.AddressFamily, host: str, port: int) -> None:
-    # SO_REUSEPORT would let two servers of one user share a port unnoticed; a plain bind does not.
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+def _kept(name: str, role: Role, settings: Settings, run: Run) -> KeptProcess:
+    environment = {**inherited_environment(), **settings.as_environment()}
+    process = KeptProcess(name, Command([sys.executable, "-m", "shitu_server", role.value], environment), run)
+    process.start()
+    return process
 
 
 @contextmanager

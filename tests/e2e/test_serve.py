@@ -16,12 +16,14 @@ import numpy as np
 import psutil
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from tests.conftest import REPOSITORY, RunningServer, start_server
+from tests.conftest import REPOSITORY, START_TIMEOUT_S, RunningServer, start_server
 from tests.drawn import product_picture
 
 from shitu.v1 import gallery_pb2 as g
 from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc, types_pb2
 from shitu.v1 import recognition_pb2 as r
+from shitu_server.addresses import reserved_port
+from shitu_server.readiness import is_serving
 
 RECOVERY_S = 10
 
@@ -167,7 +169,7 @@ async def test_a_killed_gateway_is_brought_back(twin):
 
 
 def leftovers(server: RunningServer) -> list[str]:
-    """Command lines of processes that still name the server's data directory or serve its port."""
+    """Command lines of processes that have the server's data directory in their environment, as all that it starts do."""
     found = []
     for process in psutil.process_iter(["environ", "cmdline"]):
         environment = process.info["environ"] or {}
@@ -241,6 +243,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_leaves_nothing(tmp_path):
     server.wait_until_serving()
     async with open_channel(server) as channel:
         stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
+        assert sum("triton" in line for line in leftovers(server)) == 3, "what is looked for at the end can be seen"
         calls = [stub.Embed(r.EmbedRequest(image=product_picture(0)), timeout=30) for _ in range(16)]
         await asyncio.sleep(0.05)
         stopping = asyncio.create_task(asyncio.to_thread(server.stop))
@@ -250,6 +253,51 @@ async def test_sigterm_finishes_what_is_in_flight_and_leaves_nothing(tmp_path):
     assert all(error.code() == grpc.StatusCode.UNAVAILABLE for error in refused), refused
     assert len(refused) < len(outcomes)
     assert leftovers(server) == []
+
+
+@pytest.fixture
+def slow_to_drain(tmp_path):
+    """Two gateways that wait 4 s for calls in flight."""
+    server = start_server(tmp_path, "--workers", "2", env={"SHITU_DRAIN_TIMEOUT_S": "4"})
+    try:
+        server.wait_until_serving()
+        while sum(map(is_listening, processes(server, "shitu_server", "gateway"))) < 2:
+            time.sleep(0.1)
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+async def test_gateways_drain_together_however_often_they_are_told(slow_to_drain):
+    channels = [open_channel(slow_to_drain) for _ in range(12)]
+    held = []
+    for channel in channels:  # streams that do not end, at both gateways
+        stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
+        held.append(stub.StreamRecognize(timeout=60))
+        await held[-1].write(r.StreamRecognizeRequest(entry=r.RecognizeEntry(request_id="first")))
+        await held[-1].read()
+    begin_s = time.monotonic()
+    while slow_to_drain.process.poll() is None and time.monotonic() < begin_s + 30:
+        slow_to_drain.process.send_signal(signal.SIGTERM)
+        slow_to_drain.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.02)
+    took_s = time.monotonic() - begin_s
+    for channel in channels:
+        await channel.close()
+    assert slow_to_drain.process.poll() == 0, slow_to_drain.log.read_text()
+    assert 4 <= took_s < 9.5, "one after another they take twice 5 s, and the rest after that"
+    assert leftovers(slow_to_drain) == []
+
+
+async def test_verbose_makes_all_processes_say_more(tmp_path):
+    server = start_server(tmp_path, "-v")
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while not ("gallery INFO" in (said := server.log.read_text()) and "gateway INFO" in said):
+        assert server.process.poll() is None, said
+        assert time.monotonic() < end_s, said
+        await asyncio.sleep(0.1)
+    assert server.stop() == 0
 
 
 async def test_a_crashed_server_leaves_nothing_behind_for_long(tmp_path):
@@ -275,6 +323,23 @@ def failed_start(folder: Path, *options: str, port: int = 0) -> str:
     text = server.log.read_text()
     assert "Traceback" not in text
     return text
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_an_ipv6_address_serves(tmp_path):
+    with reserved_port("::1", 0) as port:
+        pass
+    server = start_server(tmp_path, "--host", "::1", port=port)
+    try:
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while f"serving on [::1]:{port}" not in server.log.read_text():
+            assert server.process.poll() is None, server.log.read_text()
+            assert time.monotonic() < end_s, server.log.read_text()
+            time.sleep(0.1)
+        assert is_serving("::1", port)
+    finally:
+        code = server.stop()
+    assert code == 0
 
 
 def test_a_port_in_use_is_said(tmp_path):
