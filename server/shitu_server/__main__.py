@@ -8,7 +8,7 @@ import sys
 
 from shitu_server.errors import ConfigurationError
 from shitu_server.kept_process import EXIT_CONFIGURATION
-from shitu_server.roles import run_role
+from shitu_server.roles import run_child
 from shitu_server.settings import Role, load_settings
 
 
@@ -17,9 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shitu_server", description=__doc__)
     parser.add_argument("role", type=Role, choices=[Role.GATEWAY, Role.GALLERY])
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {arguments.role.value} %(levelname)s %(message)s")
     try:
-        run_role(arguments.role, load_settings({}))
+        settings = load_settings({})
+        logging.basicConfig(
+            level=settings.log_level.value, format=f"%(asctime)s {arguments.role.value} %(levelname)s %(message)s"
+        )
+        run_child(arguments.role, settings)
     except ConfigurationError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  this is a command
         raise SystemExit(EXIT_CONFIGURATION) from error

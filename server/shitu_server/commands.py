@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from shitu_server.errors import ConfigurationError
 from shitu_server.roles import run_role
-from shitu_server.settings import Role, load_settings
+from shitu_server.settings import LogLevel, Role, load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -38,15 +38,18 @@ def serve(
         Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")
     ] = None,
     triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more: log_level INFO, in all processes.")
+    ] = False,
 ) -> None:
     """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too."""
     overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose"}}
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format=f"%(asctime)s {role.value} %(levelname)s %(message)s"
-    )
     try:
-        run_role(role, load_settings(overrides))
+        settings = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None})
+        logging.basicConfig(
+            level=settings.log_level.value, format=f"%(asctime)s {role.value} %(levelname)s %(message)s"
+        )
+        run_role(role, settings)
     except ConfigurationError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

@@ -7,6 +7,7 @@ import asyncio
 from rich.console import Console
 
 from shitu_models.specs import ModelSpec, Task, spec_of
+from shitu_server.addresses import reserved_port
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
 from shitu_server.gallery.limits import BatchingOptions
@@ -14,7 +15,7 @@ from shitu_server.settings import Role, Settings, default_environment, processor
 
 
 def run_role(role: Role, settings: Settings) -> None:
-    """Run one role in this process until SIGTERM.
+    """Run one role in this process until SIGTERM, as a server of its own.
 
     Raises:
         ConfigurationError: it cannot start with these settings or files.
@@ -22,9 +23,21 @@ def run_role(role: Role, settings: Settings) -> None:
     if role is Role.GALLERY:
         _run_gallery(settings)
     elif role is Role.GATEWAY:
-        _run_gateway(settings)
+        _run_lone_gateway(settings)
     else:
         _run_all(settings)
+
+
+def run_child(role: Role, settings: Settings) -> None:
+    """Run the gateway's or the gallery's role until SIGTERM, as a part of a server that looks after the port.
+
+    Raises:
+        ConfigurationError: it cannot start with these settings or files.
+    """
+    if role is Role.GALLERY:
+        _run_gallery(settings)
+    else:
+        _run_gateway(settings)
 
 
 def _run_all(settings: Settings) -> None:
@@ -34,6 +47,17 @@ def _run_all(settings: Settings) -> None:
         await Topology(settings, model_specs(settings), Console(stderr=True)).run()
 
     asyncio.run(serve())
+
+
+def _run_lone_gateway(settings: Settings) -> None:
+    if settings.workers > 1:
+        raise ConfigurationError(
+            f"workers: a gateway alone is one process, got {settings.workers}; "
+            f"leave it at 1 and start more gateways, each with a host or port of its own"
+        )
+    # Gateways share a port with all of this user's that ask for it; one that nobody meant to must not.
+    with reserved_port(settings.host, settings.port) as port:
+        _run_gateway(settings.model_copy(update={"port": port}))
 
 
 def _run_gateway(settings: Settings) -> None:

@@ -24,6 +24,15 @@ class Role(str, Enum):
     GALLERY = "gallery"
 
 
+class LogLevel(str, Enum):
+    """The least of what is logged, to stderr."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
 def _data_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shitu"
 
@@ -83,6 +92,9 @@ class Settings(BaseSettings):
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """How long models may take to load."""
+
+    log_level: LogLevel = LogLevel.WARNING
+    """Of all processes; -v sets INFO."""
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables from which a child process reads these same settings."""
