@@ -18,6 +18,7 @@ from shitu_server.addresses import joined
 from shitu_server.admission import Admission
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.images import ImageLimits, ImageWorkers
 from shitu_server.pipeline import Admissions, Models, Pipeline
 from shitu_server.recognitions import PipelineLimits
@@ -93,7 +94,8 @@ class Gateway:
         recognition_pb2_grpc.add_RecognitionServiceServicer_to_server(
             RecognitionServicer(pipeline, limits, bulk_calls, streams), self._server
         )
-        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(GalleryServicer(self._gallery, pictures), self._server)
+        galleries = GalleryServicer(self._gallery, pictures, GalleryLimits(top_k=settings.max_top_k))
+        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(galleries, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -13,30 +16,40 @@ from google.rpc import error_details_pb2, status_pb2
 from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
 from shitu_server.gallery.embedded import EmbeddedGallery
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.rpc.galleries import GalleryServicer, VectorItems
 from shitu_server.rpc.interceptors import ErrorInterceptor
-from shitu_server.wire.galleries import vector_message
+from shitu_server.wire.galleries import struct_message, vector_message
 from shitu_server.wire.statuses import DETAILS_KEY
 
 ENCODER = "encoder-1"
 ROWS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
 
 
-@pytest.fixture
-async def stub(tmp_path: Path) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, limits: GalleryLimits | None = None
+) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
     gallery = await EmbeddedGallery.open(tmp_path / "data")
     server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    servicer = GalleryServicer(gallery, VectorItems(all_or_nothing=False))
+    servicer = GalleryServicer(gallery, VectorItems(all_or_nothing=False), limits)
     gallery_pb2_grpc.add_GalleryServiceServicer_to_server(servicer, server)
     address = f"unix:{tmp_path}/service.sock"
     server.add_insecure_port(address)
     await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
+    options = (("grpc.max_receive_message_length", 64 << 20),)
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
         connected = gallery_pb2_grpc.GalleryServiceStub(channel)
         await connected.CreateGallery(pb.CreateGalleryRequest(name="g", encoder_fingerprint=ENCODER, dimension=8))
         yield connected
     await server.stop(None)
     await gallery.close()
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
+    async with serving(tmp_path) as connected:
+        yield connected
 
 
 def item(item_id: str, row: int = 0, **fields) -> pb.NewItem:
@@ -54,6 +67,15 @@ def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 def details_of(status: status_pb2.Status) -> dict[str, object]:
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.ResourceInfo)
     return {kind.__name__: found for detail in status.details for kind in kinds if detail.Unpack(found := kind())}
+
+
+def search_request(query_count: int, **fields) -> pb.SearchRequest:
+    queries = [pb.Query(vector=vector_message(ROWS[i % 20])) for i in range(query_count)]
+    return pb.SearchRequest(**{"gallery": "g", "queries": queries, "encoder_fingerprint": ENCODER, **fields})
+
+
+async def _search(stub: gallery_pb2_grpc.GalleryServiceStub, request: pb.SearchRequest) -> pb.SearchResponse:
+    return await stub.Search(request)
 
 
 async def failure(call: grpc.aio.UnaryUnaryCall) -> grpc.aio.AioRpcError:
@@ -130,6 +152,9 @@ async def test_search_defaults(stub):
             "INVALID_ARGUMENT",
             "top_k",
         ),
+        ("Search", search_request(65), "INVALID_ARGUMENT", "queries"),
+        ("Search", search_request(1, top_k=1001), "INVALID_ARGUMENT", "top_k"),
+        ("Search", search_request(64, top_k=101), "INVALID_ARGUMENT", "top_k"),
         ("ListItems", pb.ListItemsRequest(gallery="g", page_size=-1), "INVALID_ARGUMENT", "page_size"),
         ("ListItems", pb.ListItemsRequest(gallery="g", page_token="9" * 30), "INVALID_ARGUMENT", "page_token"),
     ],
@@ -140,6 +165,33 @@ async def test_wrong_field_is_named(stub, method: str, request_, code: str, fiel
     details = details_of(status_of(error))
     assert details["BadRequest"].field_violations[0].field == field
     assert details["ErrorInfo"].domain == "shitu.v1"
+
+
+async def test_top_k_of_the_servers_own_limits(tmp_path: Path):
+    async with serving(tmp_path, GalleryLimits(top_k=3)) as stub:
+        await stub.AddItems(add_request(*(item(str(i), i) for i in range(20))))
+        assert len((await stub.Search(search_request(1))).results[0].matches) == 3  # and not the 5 of the default
+        error = await failure(stub.Search(search_request(1, top_k=4)))
+        assert details_of(status_of(error))["BadRequest"].field_violations[0].field == "top_k"
+
+
+async def test_search_of_much_metadata_leaves_the_event_loop_its_turn(tmp_path: Path):
+    """6400 hits of 16 KiB would fill a message of over 64 MiB and take 15 s to build."""
+    metadata = {f"key {i}": i for i in range(1000)}
+    async with serving(tmp_path) as stub:
+        message = item("", metadata=struct_message(metadata))
+        for i in range(100):
+            message.id = str(i)
+            await stub.AddItems(add_request(message))
+        error = await failure(stub.Search(search_request(64, top_k=100)))
+        assert details_of(status_of(error))["BadRequest"].field_violations[0].field == "top_k"
+        searching = asyncio.ensure_future(_search(stub, search_request(4, top_k=100)))
+        longest_s, last_s = 0.0, time.monotonic()
+        while not searching.done():
+            await asyncio.sleep(0.005)
+            longest_s, last_s = max(longest_s, time.monotonic() - last_s), time.monotonic()
+        assert sum(len(result.matches) for result in searching.result().results) == 400
+        assert longest_s < 0.4  # 0.7 s in the event loop
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ class GalleryClient:
         """See `types.Gallery`."""
         request = pb.ListItemsRequest(gallery=name, page_size=page_size, page_token=page_token, label=label)
         reply = await _call(self._stub.ListItems, request, deadline_s, READ_TIMEOUT_S)
-        return Page(tuple(item_of(item) for item in reply.items), reply.next_page_token)
+        large = reply.ByteSize() > INLINE_BYTES
+        return Page(await built(lambda: tuple(map(item_of, reply.items)), large=large), reply.next_page_token)
 
     async def get_item(self, name: str, item_id: str, *, deadline_s: float | None = None) -> Item:
         """See `types.Gallery`."""
