@@ -41,8 +41,13 @@ def fingerprint(spec: ModelSpec, weights: Path, precision: str = "fp32") -> str:
     Raises:
         OSError: the file cannot be read.
     """
+    return fingerprint_of(spec, weights_digest(weights), precision)
+
+
+def fingerprint_of(spec: ModelSpec, digest: str, precision: str = "fp32") -> str:
+    """Return the `fingerprint` of an encoder whose weights have this sha256, 64 hex digits."""
     parts = {
-        "weights": weights_digest(weights),
+        "weights": digest,
         "interpolation": spec.interpolation.value,
         "input_size": spec.input_size,
         "mean": spec.mean,

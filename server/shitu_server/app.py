@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
-from shitu_models.fingerprint import fingerprint
+from shitu_models.fingerprint import fingerprint, fingerprint_of
 from shitu_models.repository import RepositoryError, check_models, find_repository, weights_path
 from shitu_models.specs import ModelSpec
 from shitu_server.addresses import joined
@@ -122,6 +122,8 @@ class Gateway:
         )
 
     def _fingerprint(self, encoder: ModelSpec) -> str:
+        if self._settings.encoder_sha256:  # what Triton runs, whatever the file has become since
+            return fingerprint_of(encoder, self._settings.encoder_sha256)
         try:
             repository = find_repository(self._settings.model_repository)
             check_models(repository, (encoder,))

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Folder of the models; the one that comes with shitu where unset."""
     detector: str = "demo_det"
     encoder: str = "demo_rec"
+    encoder_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    """Of the weights that Triton runs. An embedded Triton says it; a gateway takes its model repository's file where unset."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
     triton_address: str = ""

@@ -85,7 +85,11 @@ class Topology:
             self._triton = EmbeddedTriton(self._triton_options())
             with self._console.status("starting Triton and loading the models"):
                 await self._triton.start()
-            settings = settings.model_copy(update={"triton_address": self._triton.grpc_address})
+            running = {
+                "triton_address": self._triton.grpc_address,
+                "encoder_sha256": self._triton.weights_digest(settings.encoder),
+            }
+            settings = settings.model_copy(update=running)
         for number in range(settings.workers):
             self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
 

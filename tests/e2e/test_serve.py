@@ -355,6 +355,38 @@ def models(tmp_path: Path) -> Path:
     return Path(shutil.copytree(REPOSITORY / "model_repository", tmp_path / "models"))
 
 
+async def test_weights_replaced_while_serving_change_no_fingerprint(tmp_path, models):
+    server = start_server(tmp_path / "run", "--model-repository", str(models))
+    try:
+        server.wait_until_serving()
+        async with open_channel(server) as channel:
+            stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
+            before = await stub.Embed(r.EmbedRequest(image=product_picture(0)))
+            path = models / "demo_rec" / "1" / "model.onnx"
+            (tmp_path / "other.onnx").write_bytes((models / "demo_det" / "1" / "model.onnx").read_bytes())
+            (tmp_path / "other.onnx").replace(path)
+            (gateway,) = processes(server, "shitu_server", "gateway")
+            gateway.kill()
+            psutil.wait_procs([gateway], timeout=5)
+            await asyncio.sleep(0.2)  # until the channel, too, knows of it
+            after = await stub.Embed(r.EmbedRequest(image=product_picture(0)), wait_for_ready=True, timeout=RECOVERY_S)
+            assert after.encoder_fingerprint == before.encoder_fingerprint != ""
+            assert after.vectors == before.vectors
+            (model,) = processes(server, "triton_python_backend_stub", "demo_rec")
+            model.kill()
+            end_s = time.monotonic() + RECOVERY_S
+            while f"{path} was replaced or changed" not in server.log.read_text():
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.1)
+            await stub.Detect(r.DetectRequest(image=product_picture(0)))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Embed(r.EmbedRequest(image=product_picture(0)))
+            check_unavailable(caught.value)
+    finally:
+        code = server.stop()
+    assert code == 0
+
+
 def test_a_missing_model_file_is_said(tmp_path, models):
     (models / "demo_rec" / "1" / "model.onnx").unlink()
     text = failed_start(tmp_path / "run", "--model-repository", str(models))

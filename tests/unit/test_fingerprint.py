@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from shitu_models.fingerprint import fingerprint, weights_digest
+from shitu_models.fingerprint import fingerprint, fingerprint_of, weights_digest
 from shitu_models.specs import DEMO_REC, Interpolation
 
 
@@ -23,6 +23,7 @@ def test_digest_is_the_sha256_of_the_file(weights):
 def test_is_sixteen_hex_digits_and_stable(weights):
     assert fingerprint(DEMO_REC, weights) == fingerprint(DEMO_REC, weights)
     assert len(bytes.fromhex(fingerprint(DEMO_REC, weights))) == 8
+    assert fingerprint_of(DEMO_REC, weights_digest(weights)) == fingerprint(DEMO_REC, weights)
 
 
 @pytest.mark.parametrize(
