@@ -64,9 +64,8 @@ async def serve_gallery(
     limits = limits or GalleryLimits()
     gallery = await EmbeddedGallery.open(data_dir, limits, batching)
     try:
-        async with _listening(
-            address, GalleryServicer(gallery, VectorItems(), limits), max_message_bytes, drain_timeout_s
-        ):
+        servicer = GalleryServicer(gallery, VectorItems(), limits)
+        async with _listening(address, servicer, max_message_bytes, limits.calls_in_flight, drain_timeout_s):
             _log.info("galleries of %s on %s", data_dir, address)
             await stop.wait()
             _log.info("draining")
@@ -76,11 +75,12 @@ async def serve_gallery(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    address: str, servicer: GalleryServicer, max_message_bytes: int, drain_timeout_s: float
+    address: str, servicer: GalleryServicer, max_message_bytes: int, calls_in_flight: int, drain_timeout_s: float
 ) -> AsyncIterator[None]:
     draining = DrainInterceptor()
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(), draining],
+        maximum_concurrent_rpcs=calls_in_flight,
         options=(
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),

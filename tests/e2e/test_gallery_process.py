@@ -14,10 +14,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.gallery_process import GalleryProcess
 
-from shitu_server.errors import UnavailableError
+from shitu_server.errors import InvalidArgumentError, OverloadedError, UnavailableError
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import FILE_NAME, PAGE_SIZE_BYTES
 from shitu_server.types import AddResult, NewItem
 
@@ -107,6 +109,27 @@ async def test_sigterm_finishes_what_is_in_flight(launch, tmp_path: Path):
         process.start()
         await process.wait_until_serving(client)  # the same client finds the new process by itself
         assert (await client.get("g")).item_count == len(added) * len(ROWS)
+
+
+async def test_crowd_and_message_over_the_limits(launch, tmp_path: Path):
+    """gRPC itself refuses both, with the same code; only one of them is worth another try."""
+    process = launch(tmp_path)
+    async with process.client() as client, grpc.aio.insecure_channel(process.address) as channel:
+        await client.create("g", "encoder", 128)
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        watching = [watch(health_pb2.HealthCheckRequest()) for _ in range(GalleryLimits().calls_in_flight)]
+        for call in watching:
+            await call.read()
+        with pytest.raises(OverloadedError) as caught:
+            await client.get("g")
+        assert caught.value.retry_after_s > 0
+        await client.check()  # crowded, but well
+        for call in watching:
+            call.cancel()
+        await asyncio.sleep(0.5)
+        heavy = NewItem("a", "b", ROWS[0], {}, bytes(1 << 18))
+        with pytest.raises(InvalidArgumentError, match="size limit"):
+            await client.add("g", [heavy] * 300, "encoder")
 
 
 async def test_reflection_lists_the_services(launch, tmp_path: Path):

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from shitu_server import errors
-from shitu_server.errors import InternalError, InvalidArgumentError, ShituError
+from shitu_server.errors import InternalError, InvalidArgumentError, OverloadedError, ShituError
 from shitu_server.wire.statuses import CODES, DETAILS_KEY, from_rpc_error, from_status, to_status
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ShituError)]
@@ -41,8 +41,10 @@ def test_error_survives_the_wire(kind: type[ShituError]):
     assert str(back) == str(error)
 
 
-def rpc_error(code: grpc.StatusCode, trailing: tuple[tuple[str, bytes], ...] = ()) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details="details")
+def rpc_error(
+    code: grpc.StatusCode, trailing: tuple[tuple[str, bytes], ...] = (), details: str = "details"
+) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details=details)
 
 
 def test_error_with_details_comes_back_as_itself():
@@ -57,6 +59,21 @@ def test_every_code_of_the_transport_becomes_an_error_that_names_the_peer(code: 
     error = from_rpc_error(rpc_error(code), "the peer")
     assert isinstance(error, ShituError)
     assert "the peer" in error.message
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ("CLIENT: Received message larger than max (5000000 vs. 4194304)", InvalidArgumentError),
+        ("SERVER: Sent message larger than max (5000000 vs. 4194304)", InvalidArgumentError),
+        ("Concurrent RPC limit exceeded!", OverloadedError),
+        ("", OverloadedError),
+    ],
+)
+def test_exhausted_resource_of_the_transport(details: str, kind: type[ShituError]):
+    error = from_rpc_error(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details=details), "the peer")
+    assert type(error) is kind
+    assert not isinstance(error, OverloadedError) or error.retry_after_s > 0
 
 
 def test_status_of_another_domain_is_internal():

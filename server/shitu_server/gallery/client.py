@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
-from shitu_server.errors import DeadlineExceededError, UnavailableError
+from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from shitu_server.gallery.checks import unit_vectors
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
@@ -86,8 +86,11 @@ class GalleryClient:
         await self._channel.close(None)
 
     async def check(self) -> None:
-        """Raise UnavailableError unless the process is serving; OverloadedError where too many calls are in flight there."""
-        reply = await _call(self._health.Check, health_pb2.HealthCheckRequest(), None, CHECK_TIMEOUT_S)
+        """Raise UnavailableError unless the process is serving."""
+        try:
+            reply = await _call(self._health.Check, health_pb2.HealthCheckRequest(), None, CHECK_TIMEOUT_S)
+        except OverloadedError:
+            return  # it serves so many that it refuses more; a gateway that left for that would not help
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise UnavailableError(f"{PEER} is starting or stopping")
 

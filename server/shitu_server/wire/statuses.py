@@ -49,6 +49,12 @@ CODES: Final[dict[type[ShituError], grpc.StatusCode]] = {
 RETRY_WHEN_UNREACHABLE_S: Final = 1.0
 """RetryInfo for an UNAVAILABLE that the transport made itself, which carries no detail."""
 
+RETRY_WHEN_CROWDED_S: Final = 0.5
+"""The same for a RESOURCE_EXHAUSTED of the transport: calls are over in about this time."""
+
+_TOO_LARGE: Final = "message larger than max"
+"""In what gRPC says of a message that it does not take ("Received ..." or "Sent ..."). Of calls: "Concurrent RPC limit exceeded!"."""
+
 
 def to_status(error: ShituError) -> status_pb2.Status:
     """Return the status that a client gets for an error."""
@@ -99,8 +105,10 @@ def _from_bare_code(code: grpc.StatusCode, details: str, peer: str) -> ShituErro
     # A server that stops answers CANCELLED; our own cancellations are asyncio.CancelledError and never come here.
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
         return UnavailableError(f"{peer} cannot be reached; it is being restarted", RETRY_WHEN_UNREACHABLE_S)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return InvalidArgumentError("", f"the message is over the size limit of {peer}: {details}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return OverloadedError(f"{peer} has too many calls in flight; try again", RETRY_WHEN_CROWDED_S)
     return InternalError(f"{peer} failed with {code.name}")
 
 
