@@ -28,11 +28,11 @@ ROWS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, limits: GalleryLimits | None = None
+    tmp_path: Path, limits: GalleryLimits | None = None, *, all_or_nothing: bool = False
 ) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
     gallery = await EmbeddedGallery.open(tmp_path / "data")
     server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    servicer = GalleryServicer(gallery, VectorItems(all_or_nothing=False), limits)
+    servicer = GalleryServicer(gallery, VectorItems(all_or_nothing=all_or_nothing), limits)
     gallery_pb2_grpc.add_GalleryServiceServicer_to_server(servicer, server)
     address = f"unix:{tmp_path}/service.sock"
     server.add_insecure_port(address)
@@ -49,6 +49,13 @@ async def serving(
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
     async with serving(tmp_path) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def strict_stub(tmp_path: Path) -> AsyncIterator[gallery_pb2_grpc.GalleryServiceStub]:
+    """As the gallery process itself: a bad item fails the call."""
+    async with serving(tmp_path, all_or_nothing=True) as connected:
         yield connected
 
 
@@ -165,6 +172,60 @@ async def test_wrong_field_is_named(stub, method: str, request_, code: str, fiel
     details = details_of(status_of(error))
     assert details["BadRequest"].field_violations[0].field == field
     assert details["ErrorInfo"].domain == "shitu.v1"
+
+
+LONG = {"plain": "x" * 20_000, "wide": "\U0001f600" * 5000, "unprintable": "\x01" * 20_000}
+
+
+@pytest.mark.parametrize("long", LONG.values(), ids=LONG)
+@pytest.mark.parametrize(
+    ("method", "code", "request_of"),
+    [
+        ("AddItems", "FAILED_PRECONDITION", lambda text: add_request(item("a"), encoder_fingerprint=text)),
+        ("AddItems", "INVALID_ARGUMENT", lambda text: add_request(item(text))),
+        ("AddItems", "INVALID_ARGUMENT", lambda text: add_request(item("a", label=text))),
+        ("AddItems", "INVALID_ARGUMENT", lambda text: add_request(item("a", metadata=struct_message({text: text})))),
+        ("AddItems", "NOT_FOUND", lambda text: add_request(item("a"), gallery=text)),
+        ("Search", "FAILED_PRECONDITION", lambda text: search_request(1, encoder_fingerprint=text)),
+        ("Search", "NOT_FOUND", lambda text: search_request(1, gallery=text)),
+        ("GetItem", "INVALID_ARGUMENT", lambda text: pb.GetItemRequest(gallery="g", id=text)),
+        ("GetItem", "NOT_FOUND", lambda text: pb.GetItemRequest(gallery="g", id=text[:256])),
+        ("RemoveItems", "INVALID_ARGUMENT", lambda text: pb.RemoveItemsRequest(gallery="g", ids=[text])),
+        ("ListItems", "INVALID_ARGUMENT", lambda text: pb.ListItemsRequest(gallery="g", page_token=text)),
+        ("ListGalleries", "INVALID_ARGUMENT", lambda text: pb.ListGalleriesRequest(page_token=text)),
+        (
+            "CreateGallery",
+            "INVALID_ARGUMENT",
+            lambda text: pb.CreateGalleryRequest(name="h", encoder_fingerprint=text, dimension=8),
+        ),
+        (
+            "CreateGallery",
+            "INVALID_ARGUMENT",
+            lambda text: pb.CreateGalleryRequest(name=text, encoder_fingerprint="e", dimension=8),
+        ),
+    ],
+)
+async def test_long_text_is_cut_in_errors(strict_stub, method: str, code: str, request_of, long: str):
+    """Trailers over 8 KiB would be dropped by the transport, and the reason with them."""
+    error = await failure(getattr(strict_stub, method)(request_of(long)))
+    assert error.code().name == code, error.details()
+    status = status_of(error)
+    assert status.code == error.code().value[0]
+    assert details_of(status)["ErrorInfo"].domain == "shitu.v1"
+    assert len(status.SerializeToString()) < 4096
+
+
+async def test_long_text_of_one_item_fails_it_alone(stub):
+    long = "x" * 20_000
+    reply = await stub.AddItems(add_request(item(long), item("a", label=long), item("b"), item("b"), item(long, 2)))
+    assert [result.error.code for result in reply.results] == [3, 3, 0, 3, 3]
+    assert all(len(result.error.SerializeToString()) < 1024 for result in reply.results)
+
+
+async def test_reply_is_small_however_long_the_ids(stub):
+    reply = await stub.AddItems(add_request(*(item("x" * 14_000 + str(i)) for i in range(256))))
+    assert {result.error.code for result in reply.results} == {3}
+    assert reply.ByteSize() < 256 * 1024
 
 
 async def test_top_k_of_the_servers_own_limits(tmp_path: Path):

@@ -176,7 +176,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         added = AddResult((), info.state)
         if good:
             added = await self._gallery.add(info.name, good, prepared.encoder_fingerprint, deadline_s=deadline_s)
-        return _add_response([message.id for message in request.items], items, added)
+        # A longer id is an error, whose echo need not be as long: 256 of them could be more than the client takes.
+        ids = [message.id[: self._limits.id_characters] for message in request.items]
+        return _add_response(ids, items, added)
 
     async def RemoveItems(self, request: pb.RemoveItemsRequest, context: Context) -> pb.RemoveItemsResponse:  # noqa: N802
         """Remove those items that are there."""
