@@ -132,9 +132,9 @@ class Child:
     def kill_group(self) -> None:
         """SIGKILL whatever lives in the group, and wait until it is gone."""
         deadline = time.monotonic() + _GROUP_GONE_TIMEOUT_S
-        while _kill_group(self.pid) and time.monotonic() < deadline:
+        # While its last threads end, a process looks dead but cannot be reaped yet.
+        while _kill_group(self.pid, unreaped=self._process.poll() is None) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        self._process.poll()
 
 
 def _log_of(command: Command) -> AbstractContextManager[IO[bytes] | None]:
@@ -189,9 +189,9 @@ def _shared_memory_prefix(run_id: str) -> str:
     return f"shitu-{run_id}-"
 
 
-def _kill_group(group: int) -> bool:
-    """SIGKILL a group; returns whether a member was alive. Dead ones that nobody has reaped yet do not count."""
-    alive = any(_lives_in(process, group) for process in psutil.process_iter())
+def _kill_group(group: int, *, unreaped: bool) -> bool:
+    """SIGKILL a group; returns whether its first process was not reaped or another was alive."""
+    alive = unreaped or any(_lives_in(process, group) for process in psutil.process_iter())
     if alive:
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)

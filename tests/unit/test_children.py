@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,14 @@ from shitu_server.errors import ConfigurationError
 SLEEPER = "import time; time.sleep(60)"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}])"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+
+
+HEADLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+print('on', flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
 
 
 @pytest.fixture
@@ -119,3 +128,12 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"cannot keep a record of this run in .*file"):
         Run.begin(tmp_path / "file")
+
+
+def test_a_process_whose_first_thread_has_ended_looks_dead_but_is_killed_and_reaped(run, tmp_path):
+    log = tmp_path / "child.log"
+    child = Child(command(HEADLESS, log), run)
+    wait_for(lambda: log.exists() and "on" in log.read_text())
+    wait_for(lambda: not is_alive(child.pid))
+    child.kill_group()
+    assert child.exit_code() == -signal.SIGKILL
