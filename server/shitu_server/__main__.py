@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from shitu_server.errors import ConfigurationError
 from shitu_server.kept_process import EXIT_CONFIGURATION
-from shitu_server.roles import run_child
+from shitu_server.roles import begin_logging, run_child
 from shitu_server.settings import Role, load_settings
 
 
@@ -19,9 +18,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = load_settings({})
-        logging.basicConfig(
-            level=settings.log_level.value, format=f"%(asctime)s {arguments.role.value} %(levelname)s %(message)s"
-        )
+        begin_logging(arguments.role, settings)
         run_child(arguments.role, settings)
     except ConfigurationError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  this is a command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from shitu_server.errors import ConfigurationError
-from shitu_server.roles import run_role
+from shitu_server.roles import begin_logging, run_role
 from shitu_server.settings import LogLevel, Role, load_settings
 
 
@@ -46,9 +45,7 @@ def serve(
     overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose"}}
     try:
         settings = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None})
-        logging.basicConfig(
-            level=settings.log_level.value, format=f"%(asctime)s {role.value} %(levelname)s %(message)s"
-        )
+        begin_logging(role, settings)
         run_role(role, settings)
     except ConfigurationError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from rich.console import Console
 
@@ -12,6 +13,11 @@ from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
 from shitu_server.gallery.limits import BatchingOptions
 from shitu_server.settings import Role, Settings, default_environment, processor_count
+
+
+def begin_logging(role: Role, settings: Settings) -> None:
+    """Log to stderr, each line with the role that says it."""
+    logging.basicConfig(level=settings.log_level.value, format=f"%(asctime)s {role.value} %(levelname)s %(message)s")
 
 
 def run_role(role: Role, settings: Settings) -> None:
