@@ -116,7 +116,7 @@ DEMO_REC: Final = ModelSpec(
     task=Task.ENCODER,
     input_size=128,
     interpolation=Interpolation.BICUBIC,
-    default_threshold=0.5,
+    default_threshold=0.75,  # of 1,066 right matches on drawn scenes 99 % score more
     embedding_dimension=128,
     max_batch=32,
 )
