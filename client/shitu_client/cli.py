@@ -40,11 +40,10 @@ def main() -> None:
 
 def _registered(app: typer.Typer, point: EntryPoint) -> bool:
     try:
-        register = point.load()
+        point.load()(app)
     except ModuleNotFoundError as error:
         # The packages of an extra that is not installed; a module of our own that is missing is a fault.
         if (error.name or "").startswith(_OUR_PACKAGES):
             raise
         return False
-    register(app)
     return True
