@@ -53,12 +53,19 @@ def check_parity(layer: paddle.nn.Layer, onnx_bytes: bytes, spec: ModelSpec) -> 
     """Compares the Paddle layer (as it was exported) with the served graph, in batches of 1, 3 and 8.
 
     Raises:
-        ParityError: a difference is over 1e-4 or a cosine under 0.99999.
+        ParityError: a difference is over 1e-4 or a cosine under 0.99999, a value is NaN or infinite, or a detector finds
+            no box on the pictures, so that there is nothing to compare.
     """
     pictures = fixed_pictures(spec)
     wanted = _paddle_outputs(layer, pictures, spec)
+    if spec.task is Task.DETECTOR and not wanted[1].any():
+        raise ParityError(
+            f"{spec.name}: expected a box that scores over {spec.nms_min_score} on the {len(pictures)} fixed pictures, "
+            "got none, so there is nothing to compare; train the detector longer"
+        )
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
-    parity = _compare(wanted, _onnx_outputs(session, pictures, spec), len(pictures))
+    got = _finite(_onnx_outputs(session, pictures, spec), "ONNX", spec)
+    parity = _compare(wanted, got, len(pictures))
     if not (parity.max_abs_difference < MOST_DIFFERENCE and parity.min_cosine > LEAST_COSINE):
         raise ParityError(
             f"{spec.name}: expected a difference under {MOST_DIFFERENCE} and a cosine over {LEAST_COSINE}, got {parity}"
@@ -71,9 +78,18 @@ def _paddle_outputs(layer: paddle.nn.Layer, pictures: NDArray[np.uint8], spec: M
     with paddle.no_grad():
         outputs = layer(normalise(pictures.astype(np.float32)))
     if spec.task is Task.ENCODER:
-        vectors = outputs.numpy()
-        return [np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)]
-    return _suppressed(outputs[0].numpy(), outputs[1].numpy(), spec)
+        (vectors,) = _finite([outputs.numpy()], "Paddle", spec)
+        return _finite([float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))], "Paddle", spec)
+    # Before the suppression, which would drop boxes whose score is NaN.
+    boxes, scores = _finite([part.numpy() for part in outputs], "Paddle", spec)
+    return _suppressed(boxes, scores, spec)
+
+
+def _finite(outputs: list[NDArray[np.float32]], side: str, spec: ModelSpec) -> list[NDArray[np.float32]]:
+    wrong = sum(int((~np.isfinite(output)).sum()) for output in outputs)
+    if wrong:
+        raise ParityError(f"{spec.name}: expected finite values from {side}, got {wrong} that are NaN or infinite")
+    return outputs
 
 
 def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32], spec: ModelSpec) -> list[NDArray[np.float32]]:
@@ -111,4 +127,4 @@ def _compare(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]], 
         ):
             lengths = np.linalg.norm(a) * np.linalg.norm(b)
             cosines.append(float(a @ b / lengths) if lengths else float(np.array_equal(a, b)))
-    return Parity(max(differences), min(cosines), pictures)
+    return Parity(float(np.max(differences)), float(np.min(cosines)), pictures)

@@ -123,15 +123,52 @@ def test_detector_without_any_box_returns_zeros():
     assert not scores.any()
 
 
-def test_a_zeroed_bias_fails_the_gate(encoder):
-    layer, model = encoder
+def with_bias(model, bias, value):
+    """A copy of the graph in which every number of one bias is another."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    bias = layer.neck.fc.bias.numpy()
-    (found,) = [t for t in changed.graph.initializer if np.array_equal(numpy_helper.to_array(t).ravel(), bias)]
-    found.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(found)), found.name))
+    (found,) = [t for t in changed.graph.initializer if np.array_equal(numpy_helper.to_array(t).ravel(), bias.numpy())]
+    found.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(found), value), found.name))
+    return changed
+
+
+def test_a_zeroed_bias_fails_the_gate(encoder):
+    layer, model = encoder
     with pytest.raises(ParityError, match="expected a difference under"):
-        check_parity(layer, changed.SerializeToString(), TINY_SPEC)
+        check_parity(layer, with_bias(model, layer.neck.fc.bias, 0).SerializeToString(), TINY_SPEC)
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_a_zeroed_detector_bias_fails_the_gate(detector, level):
+    layer, model = detector
+    bias = getattr(layer.detector.head, f"head_cls{level}").bias
+    with pytest.raises(ParityError, match="expected a difference under"):
+        check_parity(layer, with_bias(model, bias, 0).SerializeToString(), TINY_DET_SPEC)
+
+
+def test_a_detector_that_finds_nothing_fails_the_gate():
+    layer = PicoDet(TINY_DET)
+    for level in range(4):
+        head = getattr(layer.head, f"head_cls{level}")
+        head.bias.set_value(np.full(head.bias.shape, -20, np.float32))
+    decoded = DecodedDetector(layer)
+    content = exported_graph(decoded, TINY_DET_SPEC).SerializeToString()
+    with pytest.raises(ParityError, match="nothing to compare"):
+        check_parity(decoded, content, TINY_DET_SPEC)
+
+
+def test_scores_that_are_no_numbers_fail_the_gate():
+    layer = with_biases(PicoDet(TINY_DET))
+    layer.head.head_cls3.bias.set_value(np.full(layer.head.head_cls3.bias.shape, np.nan, np.float32))
+    decoded = DecodedDetector(layer)
+    with pytest.raises(ParityError, match="finite values from Paddle"):
+        check_parity(decoded, exported_graph(decoded, TINY_DET_SPEC).SerializeToString(), TINY_DET_SPEC)
+
+
+def test_a_served_graph_that_computes_no_numbers_fails_the_gate(encoder):
+    layer, model = encoder
+    with pytest.raises(ParityError, match="finite values from ONNX"):
+        check_parity(layer, with_bias(model, layer.neck.fc.bias, np.nan).SerializeToString(), TINY_SPEC)
 
 
 def test_a_failed_gate_leaves_nothing_behind(encoder, tmp_path, monkeypatch):
