@@ -113,12 +113,14 @@ class Pipeline:
         self._check_options(gallery, options)
         # Work whose second half would have to wait is not begun.
         self._admissions.crops.check()
-        async with self._picture(content, call) as picture:
-            objects = await self._objects(picture, options, call)
-            vectors = await self._embedded(picture, objects.boxes, call)
-        found = await self._found(vectors, gallery, options, call)
+        with self._admissions.pictures.admit():
+            async with self._picture(content, call) as picture:
+                height, width = picture.shape[:2]
+                objects = await self._objects(picture, options, call)
+                vectors = await self._embedded(picture, objects.boxes, call)
+            del picture  # its pixels are counted no more
+            found = await self._found(vectors, gallery, options, call)
         recognized = decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
-        height, width = picture.shape[:2]
         return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, call.clock.timings())
 
     async def detect(
@@ -128,18 +130,20 @@ class Pipeline:
         call = _Call(deadline_s)
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         self._check_thresholds(options)
-        async with self._picture(content, call) as picture:
-            detections = await self._detected(picture, options, call)
-        height, width = picture.shape[:2]
+        with self._admissions.pictures.admit():
+            async with self._picture(content, call) as picture:
+                height, width = picture.shape[:2]
+                detections = await self._detected(picture, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
     async def embed(self, content: bytes, boxes: Boxes, *, deadline_s: float | None) -> Embedding:
         """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
         call = _Call(deadline_s)
         self._admissions.crops.check()
-        async with self._picture(content, call) as picture:
-            chosen = self._chosen(picture, boxes, call)
-            vectors = await self._embedded(picture, chosen.boxes, call)
+        with self._admissions.pictures.admit():
+            async with self._picture(content, call) as picture:
+                chosen = self._chosen(picture, boxes, call)
+                vectors = await self._embedded(picture, chosen.boxes, call)
         return Embedding(vectors, self.encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
@@ -151,24 +155,25 @@ class Pipeline:
         """
         call = _item_call(field_name, deadline_s)
         self._admissions.crops.check()
-        async with self._picture(content, call) as picture:
-            chosen = self._chosen(picture, boxes, call)
-            vectors = await self._embedded(picture, chosen.boxes, call)
-            return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
+        with self._admissions.pictures.admit():
+            async with self._picture(content, call) as picture:
+                chosen = self._chosen(picture, boxes, call)
+                vectors = await self._embedded(picture, chosen.boxes, call)
+                return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
         """Return the thumbnail alone. Raises as `embed_item`."""
         call = _item_call(field_name, deadline_s)
-        async with self._picture(content, call) as picture:
-            return await self._thumbnail(picture, self._chosen(picture, boxes, call).boxes[0])
+        with self._admissions.pictures.admit():
+            async with self._picture(content, call) as picture:
+                return await self._thumbnail(picture, self._chosen(picture, boxes, call).boxes[0])
 
     @asynccontextmanager
     async def _picture(self, content: bytes, call: _Call) -> AsyncIterator[Picture]:
-        """Decode a picture; while the body runs it counts as in flight, by one and by its pixels."""
-        with self._admissions.pictures.admit():
-            count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
-            async with self._admissions.pixels.room(count, call.deadline_s):
-                yield await self._decoded(content, call)
+        """Decode a picture; its pixels count as in flight while the body runs, which must not keep it longer."""
+        count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
+        async with self._admissions.pixels.room(count, call.deadline_s):
+            yield await self._decoded(content, call)
 
     async def _decoded(self, content: bytes, call: _Call) -> Picture:
         def work() -> Picture:
@@ -209,7 +214,8 @@ class Pipeline:
 
     async def _found(self, vectors: Vectors, gallery: str, options: RecognizeOptions, call: _Call) -> SearchResult:
         call.check_alive()
-        top_k = self._limits.default_top_k if options.top_k is None else options.top_k
+        default_top_k = min(self._limits.default_top_k, self._limits.max_top_k)
+        top_k = default_top_k if options.top_k is None else options.top_k
         with call.clock.stage("search"):
             return await self._gallery.search(
                 gallery, vectors, self.encoder.fingerprint, top_k=top_k, deadline_s=call.deadline_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class EmbeddedTriton:
         self._stubs: dict[str, list[psutil.Process]] = {}
         self._weights = Weights(options.repository, ())
         self._restarts = Backoff(_FIRST_RESTART_DELAY_S, _MAX_DELAY_S)
+        self._loaded_s: dict[str, float] = {}
+        """When models were loaded again, by `time.monotonic()`."""
         self._reloads = {model: Backoff(_FIRST_RELOAD_DELAY_S, _MAX_DELAY_S) for model in options.models}
         self._started_s = 0.0
         self._watcher: asyncio.Task[None] | None = None
@@ -201,8 +204,14 @@ class EmbeddedTriton:
                 f"repair or replace it (log: {self._options.log_path})"
             ) from error
         except WeightsChangedError:
-            await asyncio.to_thread(control.unload, model, _UNLOAD_TIMEOUT_S)
+            await self._unload_changed(control, model)
             raise
+
+    async def _unload_changed(self, control: TritonControl, model: str) -> None:
+        try:
+            await asyncio.to_thread(control.unload, model, _UNLOAD_TIMEOUT_S)
+        except TritonControlError:
+            await self._kill()  # rather nothing than vectors of other weights
 
     async def _take_stock(self) -> None:
         assert self._child is not None
@@ -220,10 +229,11 @@ class EmbeddedTriton:
             await asyncio.sleep(self._options.watch_interval_s)
             try:
                 await self._look()
-            except (ShituError, TritonControlError, PortInUseError, psutil.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, watching goes on
                 self._ready = False
                 delay_s = self._restarts.failed()
-                _log.error("Triton is down, trying again in %g s: %s", delay_s, error)
+                expected = isinstance(error, (ShituError, TritonControlError, PortInUseError, psutil.Error, OSError))
+                _log.error("Triton is down, trying again in %g s: %s", delay_s, error, exc_info=not expected)
                 await asyncio.sleep(delay_s)
 
     async def _look(self) -> None:
@@ -233,10 +243,16 @@ class EmbeddedTriton:
         if time.monotonic() - self._started_s >= _STABLE_AFTER_S:
             self._restarts.worked()
         for model, reloads in self._reloads.items():
-            if not self._is_up(model):
-                self._ready = False
-                if reloads.due:
-                    await self._reload(model)
+            lived_s = time.monotonic() - self._loaded_s.get(model, -math.inf)
+            if self._is_up(model):
+                if lived_s >= _STABLE_AFTER_S:
+                    reloads.worked()
+                continue
+            self._ready = False
+            if self._loaded_s.pop(model, None) is not None and lived_s < _STABLE_AFTER_S:
+                reloads.failed()  # it loads, and dies: not again and again without a pause
+            if reloads.due:
+                await self._reload(model)
 
     async def _restart(self) -> None:
         """Start the server again; a model that does not load then does not keep the others down."""
@@ -271,9 +287,11 @@ class EmbeddedTriton:
 
     def _note(self, model: str, failure: BaseException | None) -> None:
         """Count whether a model loaded, and say it; a failure that is none of a load's is raised."""
-        if failure is None:
-            self._reloads[model].worked()
+        if failure is None and self._is_up(model):
+            self._loaded_s[model] = time.monotonic()
             _log.warning("model %s is back", model)
+        elif failure is None:
+            _log.error("model %s died while it was loaded, trying again in %g s", model, self._reloads[model].failed())
         elif isinstance(failure, (ShituError, TritonControlError)):
             delay_s = self._reloads[model].failed()
             _log.error("model %s is down, trying again in %g s: %s", model, delay_s, failure)

@@ -84,7 +84,7 @@ class Topology:
         if not settings.triton_address:
             self._triton = EmbeddedTriton(self._triton_options())
             with self._console.status("starting Triton and loading the models"):
-                await self._triton.start()
+                await self._while_tending(asyncio.create_task(self._triton.start()))
             running = {
                 "triton_address": self._triton.grpc_address,
                 "encoder_sha256": self._triton.weights_digest(settings.encoder),
@@ -92,6 +92,22 @@ class Topology:
             settings = settings.model_copy(update=running)
         for number in range(settings.workers):
             self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
+
+    async def _while_tending(self, starting: asyncio.Task[None]) -> None:
+        """Wait for a task; a gallery process that cannot start ends it at once, not after all models are loaded."""
+        try:
+            while not starting.done():
+                self._tend_processes()
+                await asyncio.wait({starting}, timeout=_TEND_INTERVAL_S)
+        except BaseException:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
+        starting.result()
+
+    def _tend_processes(self) -> None:
+        for process in (*self._galleries, *self._gateways):
+            process.tend()
 
     def _triton_options(self) -> TritonOptions:
         settings = self._settings
@@ -111,8 +127,7 @@ class Topology:
     async def _tend(self, port: int) -> None:
         announced = False
         while True:
-            for process in (*self._galleries, *self._gateways):
-                process.tend()
+            self._tend_processes()
             if not announced and await asyncio.to_thread(is_serving, self._settings.host, port):
                 announced = True
                 self._announce(port)

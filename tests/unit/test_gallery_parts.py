@@ -51,3 +51,13 @@ async def test_few_parts_are_searched_at_once_and_none_after_a_failure():
         await search_in_parts(search, QUERIES, 1)
     assert (running, most) == (0, PARTS_AT_ONCE)
     assert begun < len(QUERIES)
+
+
+async def test_a_gallery_that_was_replaced_between_two_parts_is_searched_again():
+    generations = iter((1, 2))
+
+    async def search(queries: np.ndarray) -> SearchResult:
+        return SearchResult(((),) * len(queries), GalleryState(next(generations), 7))
+
+    with pytest.raises(UnavailableError, match="replaced"):
+        await search_in_parts(search, np.zeros((4, 2), dtype=np.float32), part_queries=2)

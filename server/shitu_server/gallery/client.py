@@ -181,7 +181,8 @@ async def _call(method: Callable[..., Any], request: message.Message, deadline_s
         translated = from_rpc_error(error, PEER)
         if isinstance(translated, DeadlineExceededError) and left_s > most_s:  # ours: the caller has time to try again
             message = (
-                f"{PEER} gave no answer within {most_s:g} s; a write may yet be done, sending it again does no harm"
+                f"{PEER} gave no answer within {most_s:g} s; a write may yet be done: adding items again does no harm, "
+                "before another write look whether it was done"
             )
             raise UnavailableError(message, RETRY_AFTER_S) from error
         raise translated from error

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from shitu_server.errors import UnavailableError
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.types import SearchResult, Vectors
 
 T = TypeVar("T")
+
+RETRY_AFTER_S: Final = 0.1
 
 PARTS_AT_ONCE: Final = 8
 """With 64 queries each: half of the queue of searches, so that one search leaves room for others."""
@@ -31,6 +34,9 @@ async def search_in_parts(
         search: takes up to `part_queries` rows.
         queries: float32 [n, dimension].
         part_queries: 1 or more.
+
+    Raises:
+        UnavailableError: the gallery was deleted and created anew between two parts.
     """
     starts = range(0, max(1, len(queries)), part_queries)
     places = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -47,7 +53,9 @@ async def search_in_parts(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-    state = min((result.state for result in results), key=lambda state: (state.generation, state.sequence))
+    if len({result.state.generation for result in results}) > 1:
+        raise UnavailableError("the gallery was replaced during the search; search again", RETRY_AFTER_S)
+    state = min((result.state for result in results), key=lambda state: state.sequence)
     return SearchResult(tuple(hits for result in results for hits in result.hits), state)
 
 
