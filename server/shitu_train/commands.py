@@ -71,8 +71,9 @@ def render_cache(
     from shitu_train.datasets.drawn import draw_cache  # noqa: PLC0415
     from shitu_train.plans import TRAIN_PLAN, VALIDATION_PLAN  # noqa: PLC0415
 
-    draw_cache(cache / "train", TRAIN_PLAN, processes)
-    draw_cache(cache / "val", VALIDATION_PLAN, 1)
+    with _errors_in_plain_words():
+        draw_cache(cache / "train", TRAIN_PLAN, processes)
+        draw_cache(cache / "val", VALIDATION_PLAN, 1)
 
 
 @commands.command()

@@ -19,7 +19,7 @@ from shitu_train.datasets.drawn import load_crops, load_scenes
 from shitu_train.datasets.encoder_batches import EncoderBatches, PhotoSet, load_photos
 from shitu_train.datasets.grocery import grocery_split, read_photos
 from shitu_train.parity import Parity
-from shitu_train.plans import PHOTO_SHARE, TRAIN_PLAN
+from shitu_train.plans import PHOTO_SHARE, TRAIN_PLAN, VALIDATION_PLAN
 from shitu_train.records import source_commit, tool_versions, write_record
 from shitu_train.training.budget import Budget
 from shitu_train.training.checkpoint import Saver, load_checkpoint
@@ -67,7 +67,7 @@ def train_demo_encoder(settings: RunSettings) -> None:
     """Train demo_rec on drawn crops and, where given, the even half of the Grocery Store photos."""
     cv2.setNumThreads(1)
     paddle.seed(settings.seed)
-    crops, photos = load_crops(settings.cache / "train"), settings.photos()
+    crops, photos = load_crops(settings.cache / "train", TRAIN_PLAN), settings.photos()
     classes = int(crops.labels.max()) + 1
     batches = EncoderBatches(crops, photos, classes, DEMO_REC.input_px, settings.batch, PHOTO_SHARE, settings.seed)
     trainer = EncoderTrainer.of(ClipEncoder(DEMO_REC), batches.classes, EncoderRun())
@@ -78,7 +78,8 @@ def train_demo_encoder(settings: RunSettings) -> None:
 
 
 def _encoder_validation(folder: Path, encoder: ClipEncoder) -> Callable[[], str]:
-    data = drawn_retrieval(load_crops(folder), int(load_scenes(folder).counts.sum()), DEMO_REC.input_px)
+    objects = int(load_scenes(folder, VALIDATION_PLAN).counts.sum())
+    data = drawn_retrieval(load_crops(folder, VALIDATION_PLAN), objects, DEMO_REC.input_px)
     return lambda: f"recall@1 of {len(data.query_labels)} unseen drawn objects {recall_of(encoder, data):.4f}"
 
 
@@ -86,7 +87,7 @@ def train_demo_detector(settings: RunSettings) -> None:
     """Train demo_det on drawn scenes and, where given, the even half of the Grocery Store photos as single main bodies."""
     cv2.setNumThreads(1)
     paddle.seed(settings.seed)
-    scenes, photos = load_scenes(settings.cache / "train"), settings.photos()
+    scenes, photos = load_scenes(settings.cache / "train", TRAIN_PLAN), settings.photos()
     centres, strides = cell_centres(DEMO_DET.input_px)
     batches = DetectorBatches(scenes, photos, centres, strides, settings.batch, PHOTO_SHARE, settings.seed)
     trainer = DetectorTrainer.of(PicoDet(DEMO_DET), DetectorLoss(DEMO_DET.input_px), DetectorRun())
@@ -97,7 +98,7 @@ def train_demo_detector(settings: RunSettings) -> None:
 
 
 def _detector_validation(folder: Path, detector: PicoDet) -> Callable[[], str]:
-    scenes = load_scenes(folder)
+    scenes = load_scenes(folder, VALIDATION_PLAN)
 
     def validate() -> str:
         recall, precision = detection_recall(detector, scenes)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from shitu_train.assignment import assign
 from shitu_train.datasets.augmentation import disturb, jittered_cut, random_cut, shift_colours
 from shitu_train.datasets.detector_batches import zoomed
-from shitu_train.datasets.drawn import CROP_PX, DrawnPlan, crop_with_margin, draw_cache, load_crops, load_scenes
+from shitu_train.datasets.drawn import (
+    CROP_PX,
+    RENDER_VERSION,
+    DrawnPlan,
+    crop_with_margin,
+    draw_cache,
+    load_crops,
+    load_scenes,
+)
 from shitu_train.datasets.encoder_batches import EncoderBatches
 from shitu_train.datasets.grocery import Photo, grocery_split, read_photos
 from shitu_train.evaluation import recall_at_1
@@ -114,13 +125,16 @@ def test_recall_at_1_counts_nearest_labels():
     assert recall_at_1(gallery, labels, queries, np.array([5, 6])) == 0.5
 
 
+PLAN = DrawnPlan(seed=2, products=4, scenes=2, pictures_per_product=1, split="val")
+
+
 def test_cache_is_drawn_once_and_feeds_batches(tmp_path):
-    plan = DrawnPlan(seed=2, products=4, scenes=2, pictures_per_product=1, split="val")
+    plan = PLAN
     draw_cache(tmp_path, plan, 1)
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     draw_cache(tmp_path, plan, 1)
     assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    crops, scenes = load_crops(tmp_path), load_scenes(tmp_path)
+    crops, scenes = load_crops(tmp_path, plan), load_scenes(tmp_path, plan)
     assert len(crops.images) == scenes.counts.sum() + 4
     batches = EncoderBatches(crops, None, 4, 64, batch=6, photo_share=0.5, seed=1)
     pictures, labels = batches.make(3)
@@ -132,7 +146,49 @@ def test_cache_is_drawn_once_and_feeds_batches(tmp_path):
 
 def test_missing_cache_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="render-cache"):
-        load_crops(tmp_path)
+        load_crops(tmp_path, PLAN)
+
+
+def said_to_be_drawn(folder, **changes):
+    """A finished part of two, as its `.done` file describes it."""
+    description = {"plan": dataclasses.asdict(PLAN), "parts": 2, "render_version": RENDER_VERSION, **changes}
+    (folder / "part0.done").write_text(json.dumps(description), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan": {**dataclasses.asdict(PLAN), "seed": 3}},
+        {"parts": 3},
+        {"render_version": RENDER_VERSION + 1},
+    ],
+)
+def test_a_cache_of_something_else_is_not_drawn_on(tmp_path, changes):
+    said_to_be_drawn(tmp_path, **changes)
+    with pytest.raises(ValueError, match="delete its folder"):
+        draw_cache(tmp_path, PLAN, 2)
+
+
+def test_a_cache_that_does_not_say_what_it_is_is_refused(tmp_path):
+    (tmp_path / "part0.done").touch()
+    with pytest.raises(ValueError, match="nothing it names"):
+        draw_cache(tmp_path, PLAN, 1)
+    with pytest.raises(ValueError, match="nothing it names"):
+        load_crops(tmp_path, PLAN)
+
+
+def test_a_cache_of_another_plan_is_not_trained_on(tmp_path):
+    draw_cache(tmp_path, PLAN, 1)
+    other = dataclasses.replace(PLAN, products=5)
+    for load in (load_crops, load_scenes):
+        with pytest.raises(ValueError, match=r'"products": 5.*"products": 4'):
+            load(tmp_path, other)
+
+
+def test_half_a_cache_is_not_trained_on(tmp_path):
+    said_to_be_drawn(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"expected 2 finished parts.*found 1"):
+        load_crops(tmp_path, PLAN)
 
 
 def test_rate_warms_up_and_falls_to_a_hundredth():

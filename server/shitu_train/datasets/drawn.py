@@ -6,8 +6,9 @@ encoder, together with gallery pictures of the same products.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ CROP_PX = 152
 CROP_MARGIN = 0.1
 SCENE_PX = 320
 MOST_BOXES = 12
+# Raise it when a change of the drawing makes other pictures from the same plan.
+RENDER_VERSION = 1
 _SCENE_SIZES = ((640, 480), (640, 480), (640, 480), (480, 640), (560, 560))
 
 
@@ -58,39 +61,73 @@ class SceneSet:
 
 
 def draw_cache(folder: Path, plan: DrawnPlan, processes: int) -> None:
-    """Renders the plan into `folder` by `processes` processes, unless a finished cache is there already."""
+    """Renders the plan into `folder` by `processes` processes, except the parts that are there already.
+
+    Raises:
+        ValueError: what is there was drawn to another plan, for another number of processes, or by other drawing code.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for done in folder.glob("part*.done"):
+        _refuse_another(done, _made_of(plan, processes))
     parts = [(folder, plan, part, processes) for part in range(processes) if not (folder / f"part{part}.done").exists()]
     if parts:
         with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:
             pool.starmap(_draw_part, parts)
 
 
-def load_crops(folder: Path) -> CropSet:
-    """The encoder's data of a finished cache.
+def load_crops(folder: Path, plan: DrawnPlan) -> CropSet:
+    """The encoder's data of a finished cache of that plan.
 
     Raises:
-        FileNotFoundError: no part of the cache is finished.
+        FileNotFoundError: a part of the cache is not finished.
+        ValueError: it was drawn to another plan or by other drawing code.
     """
-    return CropSet(_joined(folder, "crops"), _joined(folder, "labels"))
+    return CropSet(_joined(folder, plan, "crops"), _joined(folder, plan, "labels"))
 
 
-def load_scenes(folder: Path) -> SceneSet:
-    """The detector's data of a finished cache.
+def load_scenes(folder: Path, plan: DrawnPlan) -> SceneSet:
+    """The detector's data of a finished cache of that plan.
 
     Raises:
-        FileNotFoundError: no part of the cache is finished.
+        FileNotFoundError: a part of the cache is not finished.
+        ValueError: it was drawn to another plan or by other drawing code.
     """
-    return SceneSet(_joined(folder, "scenes"), _joined(folder, "boxes"), _joined(folder, "counts"))
+    return SceneSet(_joined(folder, plan, "scenes"), _joined(folder, plan, "boxes"), _joined(folder, plan, "counts"))
 
 
-def _joined(folder: Path, name: str) -> NDArray[Any]:
-    parts = sorted(folder.glob("part*.done"))
-    if not parts:
+def _joined(folder: Path, plan: DrawnPlan, name: str) -> NDArray[Any]:
+    finished = sorted(folder.glob("part*.done"))
+    parts = _description(finished[0]).get("parts", 0) if finished else 1
+    for done in finished:
+        _refuse_another(done, _made_of(plan, parts))
+    if len(finished) != parts:
         raise FileNotFoundError(
-            f"expected a finished cache in {folder}, found none; run `python -m shitu_train render-cache` first"
+            f"expected {parts} finished parts of a cache in {folder}, found {len(finished)}; "
+            "run `python -m shitu_train render-cache` first"
         )
-    return np.concatenate([np.load(done.with_suffix(f".{name}.npy"), mmap_mode="r") for done in parts])
+    return np.concatenate([np.load(done.with_suffix(f".{name}.npy"), mmap_mode="r") for done in finished])
+
+
+def _made_of(plan: DrawnPlan, parts: int) -> dict[str, Any]:
+    """What decides every pixel of a cache; each finished part says it in its `.done` file."""
+    return {"plan": asdict(plan), "parts": parts, "render_version": RENDER_VERSION}
+
+
+def _description(done: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(done.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _refuse_another(done: Path, wanted: dict[str, Any]) -> None:
+    found = _description(done)
+    if found != wanted:
+        raise ValueError(
+            f"expected {done} to be of {json.dumps(wanted)}, it is of {json.dumps(found) if found else 'nothing it names'}; "
+            "delete its folder and run `python -m shitu_train render-cache`, or name another --cache"
+        )
 
 
 def crop_with_margin(image: NDArray[np.uint8], box: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
@@ -125,7 +162,7 @@ def _draw_part(folder: Path, plan: DrawnPlan, part: int, parts: int) -> None:
     }
     for name, array in arrays.items():
         np.save(folder / f"part{part}.{name}.npy", array)
-    (folder / f"part{part}.done").touch()
+    (folder / f"part{part}.done").write_text(json.dumps(_made_of(plan, parts)) + "\n", encoding="utf-8")
 
 
 def _scenes(
