@@ -50,7 +50,7 @@ def print_build(console: Console, info: GalleryInfo, outcome: BuildOutcome) -> N
 
 def print_recognitions(console: Console, outcome: RunOutcome, *, labelled: bool) -> None:
     """Print the objects of the first pictures, then the totals."""
-    if not labelled:
+    if outcome.results and not labelled:
         console.print(_objects_table(outcome))
     _print_failures(console, {str(path): message for path, message in outcome.failures.items()})
     if labelled:

@@ -54,6 +54,7 @@ class Topology:
             await self._run()
 
     async def _run(self) -> None:
+        _make_directory(self._settings.data_dir)
         with reserved_port(self._settings.host, self._settings.port) as port, _run_directory() as directory:
             run = Run.begin(self._settings.cache_dir / "runs")
             try:
@@ -163,6 +164,15 @@ def _kept(name: str, role: Role, settings: Settings, run: Run) -> KeptProcess:
     process = KeptProcess(name, Command([sys.executable, "-m", "shitu_server", role.value], environment), run)
     process.start()
     return process
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the data directory {path}: {error.strerror}; choose another --data-dir"
+        ) from error
 
 
 @contextmanager

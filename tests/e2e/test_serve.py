@@ -418,6 +418,10 @@ def test_a_model_file_with_flipped_bits_is_said(tmp_path, models):
     assert "demo_det" in text
 
 
+def test_a_data_directory_that_cannot_be_made_is_said(tmp_path):
+    assert "cannot make the data directory /proc/x" in failed_start(tmp_path, "--data-dir", "/proc/x")
+
+
 def test_an_unknown_model_is_said(tmp_path):
     assert "unknown encoder 'nothing'; known: demo_rec" in failed_start(tmp_path, "--encoder", "nothing")
 
