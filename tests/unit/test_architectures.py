@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
@@ -15,9 +17,9 @@ from shitu_train.architectures.picodet import BINS, BoxDecoder, PicoDet, PicoDet
 from shitu_train.datasets.detector_batches import DetectorBatch  # noqa: E402
 from shitu_train.losses import ArcMargin, distribution_focal, giou, varifocal  # noqa: E402
 from shitu_train.training.budget import Budget  # noqa: E402
-from shitu_train.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from shitu_train.training.detector import DetectorLoss, DetectorRun, DetectorTrainer  # noqa: E402
-from shitu_train.training.encoder import EncoderRun, EncoderTrainer  # noqa: E402
+from shitu_train.training.checkpoint import Saver, load_checkpoint, save_checkpoint  # noqa: E402
+from shitu_train.training.detector import DetectorLoss, DetectorRun, DetectorTrainer, train_detector  # noqa: E402
+from shitu_train.training.encoder import EncoderRun, EncoderTrainer, train_encoder  # noqa: E402
 
 TINY = ClipVitSize(input_px=32, patch_px=16, width=24, depth=2, heads=2, projection=16, embedding=8)
 TINY_DET = PicoDetSize(input_px=128, stem=(4, 8), stages=(8, 8, 8, 8), depths=(1, 1, 1, 1), neck=8)
@@ -135,6 +137,33 @@ def test_encoder_learns_and_resumes_exactly(tmp_path):
     assert losses[-1] < losses[0]
     paddle.seed(2)
     assert encoder_losses(4, tmp_path / "run") == pytest.approx(losses[8:], rel=1e-5)
+
+
+def test_a_finished_run_takes_no_step_more(tmp_path):
+    def nothing():
+        raise AssertionError("expected no validation of a run that is finished")
+
+    def batch_of(step):
+        raise AssertionError(f"expected no batch of a run that is finished, asked for step {step}")
+
+    batches = types.SimpleNamespace(make=batch_of, batch=2)
+    encoder = EncoderTrainer.of(ClipEncoder(TINY), 4, EncoderRun())
+    detector = DetectorTrainer.of(PicoDet(TINY_DET), DetectorLoss(128), DetectorRun())
+    for trainer, train in ((encoder, train_encoder), (detector, train_detector)):
+        budget = Budget(steps=2, spent_steps=2)
+        saver = Saver(tmp_path / "run", trainer.parts, {}, 0.0)
+        train(trainer, batches, budget, saver, nothing)
+        assert budget.spent_steps == 2
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_draft_of_another_checkpoint_is_left_alone(tmp_path):
+    drafts = [tmp_path / name for name in ("run.tmp", "run.rec.tmp")]
+    for draft in drafts:
+        draft.write_text("being written", encoding="utf-8")
+    save_checkpoint(tmp_path / "run.det", {"model": ClipEncoder(TINY)}, Budget(steps=1), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"run.det", "run.tmp", "run.rec.tmp"}
+    assert {draft.read_text(encoding="utf-8") for draft in drafts} == {"being written"}
 
 
 def test_checkpoint_of_another_size_is_refused(tmp_path):

@@ -1,8 +1,8 @@
 """CLIP's vision transformer with the neck of PP-ShiTuV2_rec_CLIP_vit_base, at any size.
 
-Parameter names, shapes and the order `norm -> @proj -> mean -> neck` are those of the official checkpoints, so that they load without a
-missing or an extra key: `backbone.{pos_embed, cls_token, proj, patch_embed.proj.weight, ln_pre, blocks.N.{norm1, attn.qkv, attn.proj,
-norm2, mlp.fc1, mlp.fc2}, norm}`, `neck.fc`, `head.weight`.
+Parameter names, shapes and the order `norm -> @proj -> mean -> neck` are those of the official base checkpoint:
+`backbone.{pos_embed, cls_token, proj, patch_embed.proj.weight, ln_pre, blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2},
+norm}` and `neck.fc`. Its `head.weight` (the class centres of the loss) has no place here: the encoder ends with the neck.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class ClipVitSize:
-    """Sizes of a CLIP encoder. `keep_cls` keeps the class token in the mean, as the large official model does."""
+    """Sizes of a CLIP encoder."""
 
     input_px: int
     patch_px: int
@@ -27,7 +27,6 @@ class ClipVitSize:
     heads: int
     projection: int
     embedding: int
-    keep_cls: bool = False
 
     @property
     def tokens(self) -> int:
@@ -36,10 +35,6 @@ class ClipVitSize:
 
 
 DEMO_REC = ClipVitSize(input_px=128, patch_px=16, width=192, depth=6, heads=3, projection=128, embedding=128)
-CLIP_VIT_BASE = ClipVitSize(input_px=224, patch_px=16, width=768, depth=12, heads=12, projection=512, embedding=512)
-CLIP_VIT_LARGE = ClipVitSize(
-    input_px=224, patch_px=14, width=1024, depth=24, heads=16, projection=512, embedding=512, keep_cls=True
-)
 
 
 class _Attention(nn.Layer):
@@ -122,8 +117,7 @@ class ClipBackbone(nn.Layer):
         x = self.ln_pre(paddle.concat([cls, patches], axis=1))
         for block in self.blocks:
             x = block(x)
-        x = x if self.size.keep_cls else x[:, 1:]
-        projected: paddle.Tensor = self.norm(x).matmul(self.proj)
+        projected: paddle.Tensor = self.norm(x[:, 1:]).matmul(self.proj)
         return projected.mean(axis=1)
 
 

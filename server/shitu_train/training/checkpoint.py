@@ -18,7 +18,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, Any], budget: Budget, descri
     state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     state["spent_steps"], state["spent_s"] = budget.spent_steps, budget.spent_s
     state["description"] = dict(description)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_name(path.name + ".tmp")
     paddle.save(state, str(unfinished))
     unfinished.replace(path)
 

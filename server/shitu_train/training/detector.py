@@ -107,6 +107,9 @@ def train_detector(
 ) -> None:
     """Train until the budget is spent; `validate` returns a line of figures to print at every checkpoint."""
     with Reporter("detector") as report, closing(prefetch(batches.make, budget.spent_steps)) as feed:
+        if budget.progress >= 1:
+            report.note(f"the budget was spent at step {budget.spent_steps} already; give a larger one to train on")
+            return
         for batch in feed:
             loss = trainer.step(batch, budget)
             budget.advance()

@@ -88,6 +88,9 @@ def train_encoder(
 ) -> None:
     """Train until the budget is spent; `validate` returns a line of figures to print at every checkpoint."""
     with Reporter("encoder") as report, closing(prefetch(batches.make, budget.spent_steps)) as feed:
+        if budget.progress >= 1:
+            report.note(f"the budget was spent at step {budget.spent_steps} already; give a larger one to train on")
+            return
         for pictures, labels in feed:
             loss = trainer.step(pictures, labels, budget)
             budget.advance()
