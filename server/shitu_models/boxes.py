@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_models.specs import CropRounding
+
 Boxes = NDArray[np.float32]
 
 
@@ -49,14 +51,19 @@ def clip(boxes: Boxes, width: int, height: int) -> Boxes:
     return np.asarray(np.clip(boxes, 0, limits), dtype=np.float32)
 
 
-def pixel_bounds(box: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int]:
+def pixel_bounds(
+    box: NDArray[np.float32], width: int, height: int, rounding: CropRounding = CropRounding.OUTWARD
+) -> tuple[int, int, int, int]:
     """Return whole-pixel bounds of one box [4], at least 1 x 1 and inside a picture of width x height.
 
     PaddleX truncates, so that a box narrower than a pixel makes an empty crop and an exception (notes on PaddleX 3.7,
-    section 1, step 5); here the bounds grow to the pixel that holds the box.
+    section 1, step 5); here the bounds grow to hold a pixel, truncated or not.
     """
-    x1 = min(max(int(np.floor(box[0])), 0), width - 1)
-    y1 = min(max(int(np.floor(box[1])), 0), height - 1)
-    x2 = min(max(int(np.ceil(box[2])), x1 + 1), width)
-    y2 = min(max(int(np.ceil(box[3])), y1 + 1), height)
-    return x1, y1, x2, y2
+    x1, y1, x2, y2 = (float(value) for value in box)
+    if rounding is CropRounding.TRUNCATED:
+        x2, y2 = np.trunc(x2), np.trunc(y2)
+    left = min(max(int(np.floor(x1)), 0), width - 1)
+    top = min(max(int(np.floor(y1)), 0), height - 1)
+    right = min(max(int(np.ceil(x2)), left + 1), width)
+    bottom = min(max(int(np.ceil(y2)), top + 1), height)
+    return left, top, right, bottom

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -36,6 +36,33 @@ class Interpolation(str, Enum):
 
     BILINEAR = "bilinear"
     BICUBIC = "bicubic"
+
+
+class CropRounding(str, Enum):
+    """How a box in fractions of a pixel becomes a crop of whole ones."""
+
+    OUTWARD = "outward"
+    """To the pixels that hold the box."""
+    TRUNCATED = "truncated"
+    """Towards zero on all four sides, as PaddleX's CropByBoxes does (3.3.13, crop_image_regions.py)."""
+
+
+class Precision(str, Enum):
+    """What a model computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Profile(str, Enum):
+    """Whose preprocessing pictures go through."""
+
+    TRAINED = "trained"
+    """What the model was trained with."""
+    PADDLEX = "paddlex"
+    """What PaddleX serves the model with, so that scores against vectors of PaddleX stay what they were."""
 
 
 class DataType(str, Enum):
@@ -72,6 +99,8 @@ class ModelSpec:
     max_batch: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    crop_rounding: CropRounding = CropRounding.OUTWARD
+    """How detected and requested boxes are cut out for an encoder."""
     nms_iou: float = 0.6
     """IoU over which a detector's graph drops the weaker box (PaddleDetection, picodet_lcnet_x2_5_640_mainbody.yml)."""
     nms_min_score: float = 0.025
@@ -121,7 +150,60 @@ DEMO_REC: Final = ModelSpec(
     max_batch=32,
 )
 
-SPECS: Final = {spec.name: spec for spec in (DEMO_DET, DEMO_REC)}
+PP_SHITUV2_DET: Final = ModelSpec(
+    name="PP-ShiTuV2_det",
+    task=Task.DETECTOR,
+    input_size=640,
+    interpolation=Interpolation.BICUBIC,
+    default_threshold=0.5,  # PaddleX's det_threshold
+    max_boxes=100,
+    max_batch=16,
+)
+
+PP_SHITUV2_REC: Final = ModelSpec(
+    name="PP-ShiTuV2_rec",
+    task=Task.ENCODER,
+    input_size=224,
+    interpolation=Interpolation.BILINEAR,
+    default_threshold=0.5,  # PaddleX's rec_threshold, for all three encoders
+    embedding_dimension=512,
+)
+
+PP_SHITUV2_REC_CLIP_VIT_BASE: Final = ModelSpec(
+    name="PP-ShiTuV2_rec_CLIP_vit_base",
+    task=Task.ENCODER,
+    input_size=224,
+    # Trained with bicubic resizing (PaddleX, PP-ShiTuV2_rec_CLIP_vit_base.yaml); PaddleX serves it with bilinear all the same.
+    interpolation=Interpolation.BICUBIC,
+    default_threshold=0.5,
+    embedding_dimension=512,
+)
+
+PP_SHITUV2_REC_CLIP_VIT_LARGE: Final = replace(PP_SHITUV2_REC_CLIP_VIT_BASE, name="PP-ShiTuV2_rec_CLIP_vit_large")
+
+DEMO_SPECS: Final = (DEMO_DET, DEMO_REC)
+"""The small models that ship."""
+
+OFFICIAL_SPECS: Final = (
+    PP_SHITUV2_DET,
+    PP_SHITUV2_REC,
+    PP_SHITUV2_REC_CLIP_VIT_BASE,
+    PP_SHITUV2_REC_CLIP_VIT_LARGE,
+)
+"""PaddleX's models, whose weights are downloaded and converted on the user's machine."""
+
+SPECS: Final = {spec.name: spec for spec in (*DEMO_SPECS, *OFFICIAL_SPECS)}
+
+
+def with_profile(spec: ModelSpec, profile: Profile) -> ModelSpec:
+    """Return the model as a profile serves it.
+
+    PaddleX resizes for every encoder with bilinear interpolation, whatever inference.yml says (3.3.13,
+    image_feature/predictor.py, build_resize), and truncates the corners of crops. Its detector is served as it was trained.
+    """
+    if profile is Profile.TRAINED or spec.task is Task.DETECTOR:
+        return spec
+    return replace(spec, interpolation=Interpolation.BILINEAR, crop_rounding=CropRounding.TRUNCATED)
 
 
 def spec_of(name: str, task: Task) -> ModelSpec:

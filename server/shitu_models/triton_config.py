@@ -1,6 +1,6 @@
 """`config.pbtxt` of a model, rendered from its specification.
 
-`python -m shitu_models.triton_config [directory]` writes the files of all models (default: the checkout's model_repository/).
+`python -m shitu_models.triton_config [directory]` writes the files of the demo models (default: the checkout's model_repository/).
 The same file serves Triton's own C++ `onnxruntime` backend and ours for the embedded server.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shitu_models.specs import SPECS, DataType, ModelSpec, TensorSpec
+from shitu_models.specs import DEMO_SPECS, DataType, ModelSpec, TensorSpec
 
 CONFIG_FILE: Final = "config.pbtxt"
 
@@ -67,9 +67,9 @@ def render(spec: ModelSpec, options: TritonConfigOptions | None = None) -> str:
 def write_configs(
     repository: Path, specs: Iterable[ModelSpec] | None = None, options: TritonConfigOptions | None = None
 ) -> list[Path]:
-    """Write `<repository>/<name>/config.pbtxt` of each model (default: all that are known) and return the paths."""
+    """Write `<repository>/<name>/config.pbtxt` of each model (default: those that ship) and return the paths."""
     paths = []
-    for spec in SPECS.values() if specs is None else specs:
+    for spec in DEMO_SPECS if specs is None else specs:
         path = repository / spec.name / CONFIG_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(spec, options), encoding="utf-8")
@@ -99,7 +99,7 @@ def _warmup(spec: ModelSpec, batch: int) -> str:
 
 
 def main() -> None:
-    """Write the configurations of all models, by default into the checkout."""
+    """Write the configurations of the demo models, by default into the checkout."""
     default = Path(__file__).resolve().parents[2] / "model_repository"
     for path in write_configs(Path(sys.argv[1]) if len(sys.argv) > 1 else default):
         sys.stdout.write(f"{path}\n")

@@ -135,7 +135,7 @@ def crops(picture: Picture, boxes: Boxes, spec: ModelSpec) -> NDArray[np.uint8]:
     Args:
         picture: uint8 [H, W, 3], RGB.
         boxes: float32 [n, 4], pixels; each is cut to the picture and holds at least one pixel of it.
-        spec: the model that the crops are for.
+        spec: the model that the crops are for; it says how corners are rounded.
 
     Returns:
         uint8 [n, S, S, 3].
@@ -143,7 +143,7 @@ def crops(picture: Picture, boxes: Boxes, spec: ModelSpec) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
     out = np.empty((len(boxes), spec.input_size, spec.input_size, 3), dtype=np.uint8)
     for index, box in enumerate(boxes):
-        x1, y1, x2, y2 = pixel_bounds(box, width, height)
+        x1, y1, x2, y2 = pixel_bounds(box, width, height, spec.crop_rounding)
         out[index] = resize(picture[y1:y2, x1:x2], spec)
     return out
 

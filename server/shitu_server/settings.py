@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shitu_models.repository import user_data_dir
 from shitu_server.errors import ConfigurationError
 
 _PREFIX: Final = "SHITU_"
@@ -33,10 +34,6 @@ class LogLevel(str, Enum):
     ERROR = "ERROR"
 
 
-def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shitu"
-
-
 def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shitu"
 
@@ -52,7 +49,7 @@ class Settings(BaseSettings):
     """0 takes a free one."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Gateway processes; they share the port."""
-    data_dir: Path = Field(default_factory=_data_home)
+    data_dir: Path = Field(default_factory=user_data_dir)
     """Galleries and logs."""
     cache_dir: Path = Field(default_factory=_cache_home)
     """The assembled Triton and the records of runs; may be deleted while nothing runs."""

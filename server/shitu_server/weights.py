@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shitu_models.fingerprint import weights_digest
-from shitu_models.repository import WEIGHTS_FILE
+from shitu_models.repository import WEIGHTS_FILE, version_folder
 from shitu_server.errors import ConfigurationError
 
 
@@ -19,7 +19,7 @@ class Weights:
 
     def __init__(self, repository: Path, models: Iterable[str]) -> None:
         self._repository = repository
-        self._digests = {model: _digest(repository / model / WEIGHTS_FILE) for model in models}
+        self._digests = {model: _digest(version_folder(repository, model) / WEIGHTS_FILE) for model in models}
 
     def digest(self, model: str) -> str:
         """Return the sha256 of a model's file as it was, 64 hex digits; empty where there was none."""
@@ -31,7 +31,7 @@ class Weights:
         Raises:
             WeightsChangedError: it is not, or cannot be read any more.
         """
-        path = self._repository / model / WEIGHTS_FILE
+        path = version_folder(self._repository, model) / WEIGHTS_FILE
         if _digest(path) != self._digests[model]:
             raise WeightsChangedError(
                 f"{path} was replaced or changed while model {model} was served, and galleries hold vectors of the old one; "

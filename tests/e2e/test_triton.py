@@ -25,7 +25,7 @@ import tritonclient.grpc
 from onnx import TensorProto, helper, numpy_helper
 
 from shitu_models.repository import weights_path
-from shitu_models.specs import DEMO_DET, DEMO_REC, SPECS, ModelSpec, Task
+from shitu_models.specs import DEMO_DET, DEMO_REC, DEMO_SPECS, ModelSpec, Task
 from shitu_models.triton_config import write_configs
 from shitu_server.children import RUN_ID_VARIABLE, Run
 from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
@@ -592,10 +592,10 @@ class TestStart:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo_connection(folder):
-    absent = [spec.name for spec in SPECS.values() if not weights_path(CHECKOUT_MODELS, spec).is_file()]
+    absent = [spec.name for spec in DEMO_SPECS if not weights_path(CHECKOUT_MODELS, spec).is_file()]
     if absent:
         pytest.skip(f"no weights of {', '.join(absent)} in {CHECKOUT_MODELS}")
-    server = embedded(CHECKOUT_MODELS, folder, tuple(SPECS))
+    server = embedded(CHECKOUT_MODELS, folder, tuple(spec.name for spec in DEMO_SPECS))
     await server.start()
     opened = TritonConnection(server.grpc_address)
     yield opened
@@ -605,7 +605,7 @@ async def demo_connection(folder):
 
 class TestDemoModels:
     @pytest.mark.parametrize("count", [1, 3, 8])
-    @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+    @pytest.mark.parametrize("spec", DEMO_SPECS, ids=lambda spec: spec.name)
     async def test_equal_onnx_runtime_in_process(self, demo_connection, spec, count):
         pixels = pixels_for(spec, count)
         served = await demo_connection.infer(spec, pixels, None)

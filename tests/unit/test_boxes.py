@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from shitu_models.boxes import areas, clip, iou, nms, pixel_bounds
+from shitu_models.specs import CropRounding
 
 
 def boxes(*rows: tuple[float, float, float, float]) -> np.ndarray:
@@ -37,3 +38,9 @@ def test_pixel_bounds_hold_at_least_one_pixel():
     assert pixel_bounds(np.array([39.9, 29.9, 39.95, 29.95], dtype=np.float32), 40, 30) == (39, 29, 40, 30)
     assert pixel_bounds(np.array([60, 60, 70, 70], dtype=np.float32), 40, 30) == (39, 29, 40, 30)
     assert pixel_bounds(np.array([1.2, 2.7, 3.1, 4.0], dtype=np.float32), 40, 30) == (1, 2, 4, 4)
+
+
+def test_pixel_bounds_truncate_as_paddlex_does():
+    truncated = CropRounding.TRUNCATED
+    assert pixel_bounds(np.array([1.2, 2.7, 3.9, 4.0], dtype=np.float32), 40, 30, truncated) == (1, 2, 3, 4)
+    assert pixel_bounds(np.array([5.1, 5.1, 5.9, 5.9], dtype=np.float32), 40, 30, truncated) == (5, 5, 6, 6)

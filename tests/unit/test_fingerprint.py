@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from shitu_models.fingerprint import fingerprint, fingerprint_of, weights_digest
-from shitu_models.specs import DEMO_REC, Interpolation
+from shitu_models.specs import DEMO_REC, CropRounding, Interpolation, Precision
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def test_is_sixteen_hex_digits_and_stable(weights):
         {"mean": (0.5, 0.5, 0.5)},
         {"std": (0.2, 0.2, 0.2)},
         {"input_size": 64},
+        {"crop_rounding": CropRounding.TRUNCATED},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -44,7 +45,7 @@ def test_changes_with_weights_and_precision(weights, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(weights.read_bytes() + b".")
     assert fingerprint(DEMO_REC, other) != fingerprint(DEMO_REC, weights)
-    assert fingerprint(DEMO_REC, weights, "fp16") != fingerprint(DEMO_REC, weights)
+    assert fingerprint(DEMO_REC, weights, Precision.FP16) != fingerprint(DEMO_REC, weights)
 
 
 def test_does_not_change_with_what_does_not(weights):

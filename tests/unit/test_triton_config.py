@@ -17,7 +17,7 @@ def parsed(text: str) -> model_config_pb2.ModelConfig:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-@pytest.mark.parametrize("name", sorted(SPECS))
+@pytest.mark.parametrize("name", ["demo_det", "demo_rec"])
 def test_committed_file_is_what_the_specification_renders(name):
     committed = (REPOSITORY / name / CONFIG_FILE).read_text(encoding="utf-8")
     assert committed == render(SPECS[name]), "run `python -m shitu_models.triton_config`"
@@ -68,5 +68,5 @@ def test_wrong_options_are_refused(wrong):
 
 def test_writes_one_file_for_each_model(tmp_path):
     paths = write_configs(tmp_path)
-    assert paths == [tmp_path / name / CONFIG_FILE for name in SPECS]
-    assert paths[0].read_text(encoding="utf-8") == render(next(iter(SPECS.values())))
+    assert paths == [tmp_path / name / CONFIG_FILE for name in ("demo_det", "demo_rec")]
+    assert paths[0].read_text(encoding="utf-8") == render(DEMO_DET)
