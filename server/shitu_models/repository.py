@@ -10,7 +10,9 @@ from typing import BinaryIO, Final
 
 from shitu_models.cards import CARD_FILE, CardError, read_card
 from shitu_models.specs import OFFICIAL_SPECS, SPECS, ModelSpec, Precision, Task
-from shitu_models.triton_config import CONFIG_FILE
+
+CONFIG_FILE: Final = "config.pbtxt"
+"""Name of a model's configuration in its folder; Triton's container reads it, the embedded server is told."""
 
 WEIGHTS_FILE: Final = "model.onnx"
 """Name of a model's weights in the folder of a version, the one that Triton's onnxruntime backend looks for."""
@@ -34,6 +36,8 @@ class PlacedModel:
     spec: ModelSpec
     version: int
     precision: Precision
+    weights_sha256: str = ""
+    """That the card says, 64 hex digits; empty where there is no card."""
 
 
 def user_repository() -> Path:
@@ -107,11 +111,19 @@ def placed_model(repository: Path, name: str, task: Task, version: int | None = 
                 f"model {name}: expected a {task.value} of this name, {folder / CARD_FILE} describes the "
                 f"{card.spec.task.value} {card.spec.name}"
             )
-        return PlacedModel(card.spec, number, card.precision)
+        return PlacedModel(card.spec, number, card.precision, card.weights_sha256)
     spec = SPECS.get(name)
     if spec is None or spec.task is not task:
         raise RepositoryError(_unknown(repository, name, task))
     return PlacedModel(spec, number, Precision.FP32)
+
+
+def placed_any(repository: Path, name: str) -> PlacedModel:
+    """Return what a model is, whatever it does. Raises as `placed_model`."""
+    task = _task_of(repository, name)
+    if task is None:
+        raise RepositoryError(f"unknown model {name!r}; {repository} holds {', '.join(placed_names(repository))}")
+    return placed_model(repository, name, task)
 
 
 def placed_names(repository: Path) -> tuple[str, ...]:
@@ -134,8 +146,13 @@ def _task_of(repository: Path, name: str) -> Task | None:
         return SPECS[name].task if name in SPECS else None
 
 
-def check_models(repository: Path, specs: Iterable[ModelSpec]) -> None:
+def check_models(repository: Path, specs: Iterable[ModelSpec], version: int | None = None) -> None:
     """Check cheaply that the files of models are there and whole; does not load them.
+
+    Args:
+        repository: folder of the models.
+        specs: the models.
+        version: None means the newest of each.
 
     Raises:
         RepositoryError: a file is missing, empty, cut off or no ONNX model.
@@ -146,7 +163,7 @@ def check_models(repository: Path, specs: Iterable[ModelSpec]) -> None:
             raise RepositoryError(
                 f"model {spec.name}: {config} is missing; write it with `python -m shitu_models.triton_config {repository}`"
             )
-        _check_weights(spec.name, weights_path(repository, spec))
+        _check_weights(spec.name, weights_path(repository, spec, version))
 
 
 def _check_weights(name: str, path: Path) -> None:

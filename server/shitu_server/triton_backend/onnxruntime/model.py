@@ -180,7 +180,7 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Pro
     for accelerator in accelerators.get("cpu_execution_accelerator", []):
         if accelerator["name"] != "openvino":
             raise ValueError(f"unknown Execution Accelerator '{accelerator['name']}' is requested")
-        providers.append(("OpenVINOExecutionProvider", {"device_type": "CPU"}))
+        providers.append(("OpenVINOExecutionProvider", _openvino_options(config, accelerator.get("parameters", {}))))
     providers.append(("CPUExecutionProvider", {}))
     return providers
 
@@ -217,6 +217,18 @@ def _cuda_options(config: Mapping[str, Any]) -> dict[str, str]:
         if value := _parameter(config, name, ""):
             options[name] = value
     return options
+
+
+def _openvino_options(config: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the precision (the C++ backend knows no such parameter) and the number of threads, which OpenVINO would choose itself."""
+    if unknown := sorted(set(parameters) - {"inference_precision"}):
+        raise ValueError(f"unknown parameter '{unknown[0]}' is provided for OpenVINO Execution Accelerator")
+    device: dict[str, Any] = {}
+    if "inference_precision" in parameters:
+        device["INFERENCE_PRECISION_HINT"] = parameters["inference_precision"]
+    if threads := int(_parameter(config, "intra_op_thread_count", "0")):
+        device["INFERENCE_NUM_THREADS"] = threads
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": device})}
 
 
 def _tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
