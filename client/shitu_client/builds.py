@@ -29,17 +29,31 @@ class BuildOutcome:
 
 
 async def build_gallery(
-    client: AsyncClient, name: str, pictures: Sequence[LabelledPicture], concurrency: int, console: Console
+    client: AsyncClient,
+    name: str,
+    pictures: Sequence[LabelledPicture],
+    concurrency: int,
+    console: Console,
+    *,
+    encoder: str = "",
 ) -> BuildOutcome:
     """Add pictures to a gallery, created where it is not there; building again replaces items and doubles none.
 
     A request that fails is noted for each of its pictures and does not stop the rest.
 
+    Args:
+        client: of the server.
+        name: of the gallery.
+        pictures: to add.
+        concurrency: requests in flight.
+        console: for progress and notes.
+        encoder: that a gallery which is created is bound to; one that is there already stays with its own.
+
     Raises:
         ShituClientError: the gallery cannot be created.
     """
     try:
-        await client.create_gallery(name)
+        await client.create_gallery(name, encoder=encoder)
     except AlreadyExistsError:
         console.print(f"adding to the gallery {name}, which is there already", highlight=False)
     outcome = BuildOutcome()

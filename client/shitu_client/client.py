@@ -21,6 +21,7 @@ from shitu_client.results import (
     Box,
     Detection,
     Embedding,
+    EncoderInfo,
     GalleryInfo,
     Item,
     ItemPage,
@@ -28,6 +29,7 @@ from shitu_client.results import (
     Recognition,
     detection_of,
     embedding_of,
+    encoder_of,
     gallery_of,
     item_of,
     match_of,
@@ -42,7 +44,7 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _REPEATABLE: Final = {
-    "shitu.v1.RecognitionService": ("Recognize", "BatchRecognize", "Detect", "Embed"),
+    "shitu.v1.RecognitionService": ("Recognize", "BatchRecognize", "Detect", "Embed", "ListEncoders"),
     "shitu.v1.GalleryService": ("GetGallery", "ListGalleries", "AddItems", "ListItems", "GetItem", "Search"),
 }
 """Methods that may be called again after UNAVAILABLE: reads, and AddItems, which replaces by id. To create, delete or remove
@@ -205,17 +207,31 @@ class AsyncClient:
         )
         return detection_of(await self._call(self._recognition.Detect, request))
 
-    async def embed(self, image: ImageSource, boxes: Sequence[Box] = ()) -> Embedding:
-        """Embed each box, or the whole picture where there is none."""
+    async def embed(self, image: ImageSource, boxes: Sequence[Box] = (), *, encoder: str = "") -> Embedding:
+        """Embed each box, or the whole picture where there is none, with an encoder or the server's default one."""
         request = recognition_pb2.EmbedRequest(
-            image=await _content(image), boxes=[types_pb2.Box(**box._asdict()) for box in boxes]
+            image=await _content(image), boxes=[types_pb2.Box(**box._asdict()) for box in boxes], encoder=encoder
         )
         return embedding_of(await self._call(self._recognition.Embed, request))
 
-    async def create_gallery(self, name: str, *, encoder_fingerprint: str = "", dimension: int = 0) -> GalleryInfo:
-        """Create a gallery, bound to the server's encoder unless both arguments name another."""
+    async def list_encoders(self) -> list[EncoderInfo]:
+        """Return the encoders that the server runs, of each the newest version first."""
+        response = await self._call(self._recognition.ListEncoders, recognition_pb2.ListEncodersRequest())
+        return [encoder_of(encoder) for encoder in response.encoders]
+
+    async def create_gallery(
+        self, name: str, *, encoder: str = "", encoder_fingerprint: str = "", dimension: int = 0
+    ) -> GalleryInfo:
+        """Create a gallery, bound to the server's default encoder, to the named one, or to one of your own.
+
+        Args:
+            name: of the gallery.
+            encoder: name of an encoder that the server runs.
+            encoder_fingerprint: of an encoder of your own, if you will bring vectors.
+            dimension: length of those vectors.
+        """
         request = gallery_pb2.CreateGalleryRequest(
-            name=name, encoder_fingerprint=encoder_fingerprint, dimension=dimension
+            name=name, encoder=encoder, encoder_fingerprint=encoder_fingerprint, dimension=dimension
         )
         return gallery_of((await self._call(self._galleries.CreateGallery, request)).gallery)
 

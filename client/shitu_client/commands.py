@@ -29,6 +29,9 @@ HalfOption = Annotated[
     Optional[Half],
     typer.Option(help="Only every other picture of each label: build with one half, recognise the other."),
 ]
+EncoderOption = Annotated[
+    str, typer.Option(help="Encoder of a gallery that is created (see `shitu encoders`); the server's default one.")
+]
 Root = Annotated[
     Optional[Path],
     typer.Option(help="Folder that a label file's paths are relative to; its own folder by default."),
@@ -40,6 +43,7 @@ gallery = typer.Typer(help="Build and look after galleries of labelled products.
 def register(app: typer.Typer) -> None:
     """Add the client's commands."""
     app.command()(recognize)
+    app.command()(encoders)
     app.add_typer(gallery, name="gallery")
 
 
@@ -77,12 +81,22 @@ def recognize(
     _run(server, run)
 
 
-@gallery.command("create")
-def create(name: Name, server: Server = DEFAULT_SERVER) -> None:
-    """Create an empty gallery, bound to the server's encoder."""
+def encoders(server: Server = DEFAULT_SERVER) -> None:
+    """List the encoders that the server runs."""
 
     async def run(client: AsyncClient) -> bool:
-        tables.print_galleries(_out, [await client.create_gallery(name)])
+        tables.print_encoders(_out, await client.list_encoders())
+        return True
+
+    _run(server, run)
+
+
+@gallery.command("create")
+def create(name: Name, server: Server = DEFAULT_SERVER, *, encoder: EncoderOption = "") -> None:
+    """Create an empty gallery, bound to an encoder."""
+
+    async def run(client: AsyncClient) -> bool:
+        tables.print_galleries(_out, [await client.create_gallery(name, encoder=encoder)])
         return True
 
     _run(server, run)
@@ -109,12 +123,14 @@ def build(
     *,
     root: Root = None,
     half: HalfOption = None,
+    encoder: EncoderOption = "",
     concurrency: Annotated[int, typer.Option(min=1, max=32, help="Requests in flight.")] = 4,
 ) -> None:
     """Add labelled pictures to a gallery, which is created where it is not there. A bad picture never stops the rest."""
 
     async def run(client: AsyncClient) -> bool:
-        outcome = await build_gallery(client, name, labelled_pictures(source, root, half), concurrency, _err)
+        pictures = labelled_pictures(source, root, half)
+        outcome = await build_gallery(client, name, pictures, concurrency, _err, encoder=encoder)
         tables.print_build(_out, await client.get_gallery(name), outcome)
         return not outcome.failures
 

@@ -86,6 +86,24 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class EncoderInfo:
+    """One version of an encoder that a server runs."""
+
+    name: str
+    version: int
+    fingerprint: str
+    """What galleries are bound to."""
+    dimension: int
+    precision: str
+    """`fp32`, `fp16`, `bf16` or `int8`."""
+    profile: str
+    """Whose preprocessing pictures go through: `trained` or `paddlex`."""
+    default_match_threshold: float
+    is_default: bool
+    """New galleries that name no encoder are bound to this one."""
+
+
+@dataclass(frozen=True)
 class GalleryInfo:
     """A gallery."""
 
@@ -138,6 +156,20 @@ def detection_of(response: recognition_pb2.DetectResponse) -> Detection:
 def embedding_of(response: recognition_pb2.EmbedResponse) -> Embedding:
     """Return the result of Embed."""
     return Embedding(np.stack([vector_of(vector) for vector in response.vectors]), response.encoder_fingerprint)
+
+
+def encoder_of(message: recognition_pb2.Encoder) -> EncoderInfo:
+    """Return an encoder."""
+    return EncoderInfo(
+        message.name,
+        message.version,
+        message.fingerprint,
+        message.dimension,
+        recognition_pb2.Precision.Name(message.precision).removeprefix("PRECISION_").lower(),
+        recognition_pb2.Profile.Name(message.profile).removeprefix("PROFILE_").lower(),
+        message.default_match_threshold,
+        message.is_default,
+    )
 
 
 def gallery_of(message: gallery_pb2.Gallery) -> GalleryInfo:

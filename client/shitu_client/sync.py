@@ -56,6 +56,7 @@ class Client:
     recognize_batch = _blocking(AsyncClient.recognize_batch)
     detect = _blocking(AsyncClient.detect)
     embed = _blocking(AsyncClient.embed)
+    list_encoders = _blocking(AsyncClient.list_encoders)
     create_gallery = _blocking(AsyncClient.create_gallery)
     get_gallery = _blocking(AsyncClient.get_gallery)
     list_galleries = _blocking(AsyncClient.list_galleries)

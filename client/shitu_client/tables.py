@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shitu_client.builds import BuildOutcome
-from shitu_client.results import GalleryInfo, ItemPage, RecognizedObject
+from shitu_client.results import EncoderInfo, GalleryInfo, ItemPage, RecognizedObject
 from shitu_client.runs import RunOutcome
 
 _MAX_PICTURES: Final = 25
@@ -25,6 +25,17 @@ def print_galleries(console: Console, galleries: Sequence[GalleryInfo]) -> None:
         numbers = (str(info.item_count), str(info.dimension))
         table.add_row(info.name, *numbers, info.encoder_fingerprint, str(info.generation), str(info.sequence))
     console.print(table if galleries else "no galleries yet; `shitu gallery build NAME FOLDER` makes one")
+
+
+def print_encoders(console: Console, encoders: Sequence[EncoderInfo]) -> None:
+    """Print one line for each version of each encoder."""
+    table = Table("encoder", "version", "fingerprint", "dimension", "precision", "profile", "threshold", "")
+    for info in encoders:
+        numbers = (str(info.version), info.fingerprint, str(info.dimension))
+        default = "default" if info.is_default else ""
+        threshold = f"{info.default_match_threshold:g}"
+        table.add_row(escape(info.name), *numbers, info.precision, info.profile, threshold, default)
+    console.print(table)
 
 
 def print_items(console: Console, page: ItemPage) -> None:

@@ -158,12 +158,12 @@ def check_models(repository: Path, specs: Iterable[ModelSpec], version: int | No
         RepositoryError: a file is missing, empty, cut off or no ONNX model.
     """
     for spec in specs:
+        _check_weights(spec.name, weights_path(repository, spec, version))
         config = repository / spec.name / CONFIG_FILE
         if not config.is_file():
             raise RepositoryError(
                 f"model {spec.name}: {config} is missing; write it with `python -m shitu_models.triton_config {repository}`"
             )
-        _check_weights(spec.name, weights_path(repository, spec, version))
 
 
 def _check_weights(name: str, path: Path) -> None:

@@ -11,25 +11,26 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
-from shitu_models.fingerprint import fingerprint, fingerprint_of
-from shitu_models.repository import RepositoryError, check_models, find_repository, weights_path
-from shitu_models.specs import ModelSpec
+from shitu_models.specs import Profile
 from shitu_server.addresses import joined
 from shitu_server.admission import Admission
+from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline
+from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
+from shitu_server.processors import processor_count
 from shitu_server.recognitions import PipelineLimits
 from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.pictures import PictureItems
 from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
-from shitu_server.settings import Settings, processor_count
-from shitu_server.signals import stop_signals
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
+from shitu_server.served import Served, ServedModel, check_successor, served_by
+from shitu_server.settings import Settings
+from shitu_server.signals import reload_signal, stop_signals
+from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder, check_there
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +49,12 @@ _KEEPALIVE_MIN_INTERVAL_MS: Final = 5000
 class Gateway:
     """One gateway process: a stateless gRPC server over Triton and the gallery process."""
 
-    def __init__(self, settings: Settings, specs: tuple[ModelSpec, ModelSpec]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._specs = specs
+        self._served: Served | None = None
+        self._pipeline: Pipeline | None = None
+        self._crops: dict[str, Admission] = {}
+        """By the encoder's name: its versions share a model of Triton."""
         self._workers = ImageWorkers(settings.image_threads or processor_count())
         self._triton = TritonConnection(settings.triton_address)
         self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
@@ -65,28 +69,33 @@ class Gateway:
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then say NOT_SERVING, finish what is in flight and return.
 
-        Raises:
-            ConfigurationError: an address is missing or cannot be listened on.
-        """
-        stopping = asyncio.Event()
-        with stop_signals(stopping):
-            await self._serve(stopping)
+        At SIGHUP what is served is looked at again, and new versions are taken up without losing a call.
 
-    async def _serve(self, stopping: asyncio.Event) -> None:
-        self._register()
+        Raises:
+            ConfigurationError: an address is missing or cannot be listened on, or a model is missing or damaged.
+        """
+        stopping, reloading = asyncio.Event(), asyncio.Event()
+        # First, so that no signal is lost: what changes after it is read is told again.
+        with stop_signals(stopping), reload_signal(reloading, stopping):
+            await self._serve(stopping, reloading)
+
+    async def _serve(self, stopping: asyncio.Event, reloading: asyncio.Event) -> None:
+        self._served = await asyncio.to_thread(served_by, self._settings)
+        self._register(self._served)
         await self._say(ready=False)  # the servicer begins with SERVING, before anything was looked at
         await self._listen()
-        watching = asyncio.create_task(self._watch_health())
+        tasks = [asyncio.create_task(self._watch_health()), asyncio.create_task(self._watch_models(reloading))]
         await stopping.wait()
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
         await self._health.enter_graceful_shutdown()
         await self._draining.drain(self._settings.drain_timeout_s)
         await self._server.stop(_CLOSE_S)
         await self._close()
 
-    def _register(self) -> None:
+    def _register(self, served: Served) -> None:
         settings = self._settings
-        pipeline = self._pipeline()
+        pipeline = self._pipeline = self._new_pipeline(self._models(served))
         limits = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
         bulk_calls = Admission("batches and bulk writes", settings.max_bulk_calls_in_flight)
         streams = Admission("streams", settings.max_streams_in_flight)
@@ -99,15 +108,8 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
 
-    def _pipeline(self) -> Pipeline:
+    def _new_pipeline(self, models: Models) -> Pipeline:
         settings = self._settings
-        detector, encoder = self._specs
-        models = Models(
-            TritonDetector(self._triton, detector),
-            detector,
-            TritonEncoder(self._triton, encoder, self._fingerprint(encoder)),
-            encoder,
-        )
         return Pipeline(
             models,
             self._gallery,
@@ -115,21 +117,45 @@ class Gateway:
             Admissions(
                 Admission("pictures", settings.max_pictures_in_flight),
                 Admission("pixels", settings.max_pixels_in_flight),
-                Admission(f"crops at {encoder.name}", settings.max_crops_in_flight),
             ),
             ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
 
-    def _fingerprint(self, encoder: ModelSpec) -> str:
-        if self._settings.encoder_sha256:  # what Triton runs, whatever the file has become since
-            return fingerprint_of(encoder, self._settings.encoder_sha256)
-        try:
-            repository = find_repository(self._settings.model_repository)
-            check_models(repository, (encoder,))
-            return fingerprint(encoder, weights_path(repository, encoder))
-        except (RepositoryError, OSError) as error:
-            raise ConfigurationError(str(error)) from error
+    def _models(self, served: Served) -> Models:
+        # The detector's newest version is Triton's to choose, at one moment for all: one is served at a time.
+        detector = ServedDetector(TritonDetector(self._triton, served.detector.spec), served.detector.spec)
+        encoders = tuple(self._encoder(model, served.profile) for model in served.encoders)
+        return Models(detector, Encoders(encoders))
+
+    def _encoder(self, model: ServedModel, profile: Profile) -> ServedEncoder:
+        crops = self._crops.setdefault(
+            model.name, Admission(f"crops at {model.name}", self._settings.max_crops_in_flight)
+        )
+        encoder = TritonEncoder(self._triton, model.spec, model.fingerprint, model.version)
+        return ServedEncoder(encoder, model.spec, model.version, model.precision, profile, crops)
+
+    async def _watch_models(self, wanted: asyncio.Event) -> None:
+        while True:
+            await wanted.wait()
+            wanted.clear()
+            try:
+                await self._reload()
+            except ConfigurationError as error:
+                _log.error("the models were not reloaded, %s are served on: %s", self._served, error.message)
+            except Exception:  # noqa: BLE001  whatever it is, serving goes on
+                _log.exception("the models were not reloaded, %s are served on", self._served)
+
+    async def _reload(self) -> None:
+        assert self._served is not None
+        assert self._pipeline is not None
+        served = await asyncio.to_thread(served_by, self._settings)
+        if self._settings.served_file is None:  # else `shitu serve` has seen to it
+            check_successor(self._served, served)
+            await check_there(self._triton, served)
+            _log.warning("the models were reloaded: %s", served)
+        self._pipeline.serve(self._models(served))
+        self._served = served
 
     async def _listen(self) -> None:
         address = joined(self._settings.host, self._settings.port)
@@ -157,7 +183,11 @@ class Gateway:
         except ShituError as error:
             _log.info("not ready: %s", error.message)
             return False
-        return await self._triton.ready([spec.name for spec in self._specs])
+        assert self._served is not None
+        missing = await self._triton.missing([(model.name, model.version) for model in self._served.models])
+        if missing:
+            _log.info("not ready: Triton has not %s", ", ".join(missing))
+        return not missing
 
     async def _close(self) -> None:
         await self._gallery.close()

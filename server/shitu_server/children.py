@@ -122,6 +122,11 @@ class Child:
         if self.exit_code() is None:
             self._process.terminate()
 
+    def hang_up(self) -> None:
+        """Send SIGHUP to the process."""
+        if self.exit_code() is None:
+            self._process.send_signal(signal.SIGHUP)
+
     def wait(self, timeout_s: float) -> int | None:
         """Block until the process ends, and return its exit code; None where it still runs after `timeout_s`."""
         try:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from shitu_models.specs import Profile
+from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
 from shitu_server.roles import begin_logging, run_role
 from shitu_server.settings import LogLevel, Role, load_settings
@@ -32,7 +34,22 @@ def serve(
     data_dir: Annotated[Optional[Path], typer.Option(help="Where the galleries are kept.")] = None,
     model_repository: Annotated[Optional[Path], typer.Option(help="Folder of the models.")] = None,
     detector: Annotated[Optional[str], typer.Option(help="Model that finds the objects.")] = None,
-    encoder: Annotated[Optional[str], typer.Option(help="Model that makes the vectors.")] = None,
+    encoder: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Model that makes the vectors; may be given again for more, the first is the default."),
+    ] = None,
+    profile: Annotated[
+        Optional[Profile], typer.Option(help="Preprocess as the encoders were trained, or as PaddleX serves them.")
+    ] = None,
+    instances: Annotated[
+        Optional[int], typer.Option(help="Instances of each model in the embedded Triton; 1 by default.")
+    ] = None,
+    threads: Annotated[
+        Optional[int], typer.Option(help="Threads of an instance on the CPU; by default all processors, shared.")
+    ] = None,
+    accelerator: Annotated[
+        Optional[Accelerator], typer.Option(help="What the embedded Triton runs the models with; none by default.")
+    ] = None,
     gallery_address: Annotated[
         Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")
     ] = None,
@@ -41,8 +58,9 @@ def serve(
         bool, typer.Option("--verbose", "-v", help="Say more: log_level INFO, in all processes.")
     ] = False,
 ) -> None:
-    """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too."""
+    """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too. SIGHUP takes up new versions of models."""
     overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose"}}
+    overrides["encoder"] = ",".join(encoder) if encoder else None
     try:
         settings = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None})
         begin_logging(role, settings)

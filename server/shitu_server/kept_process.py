@@ -60,6 +60,11 @@ class KeptProcess:
         self._restart_at_s = now_s + self._delay_s
         _log.warning("the %s process ended with status %s; starting it again in %.1f s", self.name, code, self._delay_s)
 
+    def reload(self) -> None:
+        """Tell the process to read again what it serves; one that is starting reads it anyway."""
+        if self._child is not None:
+            self._child.hang_up()
+
     def terminate(self) -> None:
         """Ask the process to end; `wait` follows."""
         if self._child is not None:

@@ -17,6 +17,8 @@ def main() -> None:
     """Arguments: process id of the caller, then the command."""
     caller, command = int(sys.argv[1]), sys.argv[2:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    # Ignored signals stay ignored in the command: until it handles SIGHUP itself, being told to reload must not end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if os.getppid() != caller:  # it died before the line above
         sys.exit(1)
     try:

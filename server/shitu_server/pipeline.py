@@ -14,7 +14,8 @@ from shitu_models.preprocessing import resize
 from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
 from shitu_server.decisions import decided
-from shitu_server.errors import DeadlineExceededError, InvalidArgumentError
+from shitu_server.encoders import Encoders, ServedEncoder
+from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError
 from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
 from shitu_server.recognitions import (
     Detection,
@@ -30,7 +31,6 @@ from shitu_server.types import (
     BoxSource,
     Detections,
     Detector,
-    Encoder,
     Gallery,
     Picture,
     SearchResult,
@@ -39,25 +39,29 @@ from shitu_server.types import (
 
 
 @dataclass(frozen=True)
-class Models:
-    """The two models, and what they are."""
+class ServedDetector:
+    """The detector, and what it is."""
 
     detector: Detector
-    detector_spec: ModelSpec
-    encoder: Encoder
-    encoder_spec: ModelSpec
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is served at one moment; never changes, new versions come as another one of these."""
+
+    detector: ServedDetector
+    encoders: Encoders
 
 
 @dataclass(frozen=True)
 class Admissions:
-    """What may be in flight in this gateway."""
+    """What may be in flight in this gateway, crops aside: those are limited for each encoder."""
 
     pictures: Admission
     """Requests over it are refused at their entrance."""
     pixels: Admission
     """Of decoded pictures; requests wait for room."""
-    crops: Admission
-    """At the encoder; where it is full, requests are refused at their entrance, those that are inside wait for room."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class _Call:
 
 
 class Pipeline:
-    """The stages over one detector, one encoder and the galleries. Deadlines are times of `time.monotonic()`."""
+    """The stages over the models and the galleries. Deadlines are times of `time.monotonic()`."""
 
     def __init__(
         self,
@@ -95,9 +99,29 @@ class Pipeline:
         self._limits = limits
 
     @property
-    def encoder(self) -> Encoder:
-        """The encoder that galleries are bound to."""
-        return self._models.encoder
+    def encoders(self) -> Encoders:
+        """Those that are served now."""
+        return self._models.encoders
+
+    def serve(self, models: Models) -> None:
+        """Serve these models from now on; requests that have begun end with those that they began with."""
+        self._models = models
+
+    async def encoder_of(self, gallery: str, *, deadline_s: float | None) -> ServedEncoder:
+        """Return the encoder that a gallery is bound to, as far as that is known here.
+
+        One encoder needs no question: the gallery itself refuses vectors that are not its own. Of several the gallery must say
+        which, and each time: it may have been made anew since, for another encoder. That is half a millisecond of a hop.
+
+        Raises:
+            EncoderMismatchError: several are served, and it is bound to none of them.
+            NotFoundError, UnavailableError, ...: from the gallery.
+        """
+        encoders = self.encoders
+        if len(encoders.entries) == 1:
+            return encoders.default
+        info = await self._gallery.get(gallery, deadline_s=deadline_s)
+        return encoders.bound(gallery, info.encoder_fingerprint)
 
     async def recognize(
         self, content: bytes, gallery: str, options: RecognizeOptions, *, deadline_s: float | None
@@ -111,17 +135,20 @@ class Pipeline:
         """
         call = _Call(deadline_s, box_field="options.boxes[{}]".format)
         self._check_options(gallery, options)
+        encoder = await self.encoder_of(gallery, deadline_s=deadline_s)
         # Work whose second half would have to wait is not begun.
-        self._admissions.crops.check()
+        encoder.crops.check()
         with self._admissions.pictures.admit():
             async with self._picture(content, call) as picture:
                 height, width = picture.shape[:2]
                 objects = await self._objects(picture, options, call)
-                vectors = await self._embedded(picture, objects.boxes, call)
+                vectors = await self._embedded(picture, objects.boxes, encoder, call)
             del picture  # its pixels are counted no more
-            found = await self._found(vectors, gallery, options, call)
-        recognized = decided(objects, found, self._match_threshold(options), self._limits.duplicate_iou)
-        return Recognition(recognized, width, height, self.encoder.fingerprint, found.state, call.clock.timings())
+            found = await self._found(vectors, gallery, encoder, options, call)
+        wished = options.match_threshold
+        threshold = encoder.spec.default_threshold if wished is None else wished
+        recognized = decided(objects, found, threshold, self._limits.duplicate_iou)
+        return Recognition(recognized, width, height, encoder.fingerprint, found.state, call.clock.timings())
 
     async def detect(
         self, content: bytes, threshold: float | None, max_objects: int | None, *, deadline_s: float | None
@@ -136,29 +163,31 @@ class Pipeline:
                 detections = await self._detected(picture, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
-    async def embed(self, content: bytes, boxes: Boxes, *, deadline_s: float | None) -> Embedding:
+    async def embed(
+        self, content: bytes, boxes: Boxes, encoder: ServedEncoder, *, deadline_s: float | None
+    ) -> Embedding:
         """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
         call = _Call(deadline_s)
-        self._admissions.crops.check()
+        encoder.crops.check()
         with self._admissions.pictures.admit():
             async with self._picture(content, call) as picture:
                 chosen = self._chosen(picture, boxes, call)
-                vectors = await self._embedded(picture, chosen.boxes, call)
-        return Embedding(vectors, self.encoder.fingerprint, call.clock.timings())
+                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
+        return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
-        self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None
+        self, content: bytes, boxes: Boxes, encoder: ServedEncoder, *, field_name: str, deadline_s: float | None
     ) -> ItemEmbedding:
         """Embed the one box of a gallery item's picture, or the whole picture, and make its thumbnail.
 
         Errors name `field_name`.image and `field_name`.box. Raises as `embed`.
         """
         call = _item_call(field_name, deadline_s)
-        self._admissions.crops.check()
+        encoder.crops.check()
         with self._admissions.pictures.admit():
             async with self._picture(content, call) as picture:
                 chosen = self._chosen(picture, boxes, call)
-                vectors = await self._embedded(picture, chosen.boxes, call)
+                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
                 return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
@@ -191,35 +220,42 @@ class Pipeline:
         return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(picture)
 
     async def _detected(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Detections:
-        spec = self._models.detector_spec
+        served = self._models.detector
+        spec = served.spec
         threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
         most = self._limits.max_boxes if options.max_objects is None else options.max_objects
         with call.clock.stage("detect"):
             pixels = await self._workers.run(lambda: resize(picture, spec)[None])
             call.check_alive()
-            found = await self._models.detector.detect(pixels, deadline_s=call.deadline_s)
+            found = await served.detector.detect(pixels, deadline_s=call.deadline_s)
         height, width = picture.shape[:2]
         scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
         boxes = clip(found.boxes * scale, width, height)
         kept = np.flatnonzero((found.scores >= threshold) & (areas(boxes) > 0))[:most]
         return Detections(boxes[kept], found.scores[kept])
 
-    async def _embedded(self, picture: Picture, boxes: Boxes, call: _Call) -> Vectors:
-        async with self._admissions.crops.room(len(boxes), call.deadline_s):
+    async def _embedded(self, picture: Picture, boxes: Boxes, encoder: ServedEncoder, call: _Call) -> Vectors:
+        async with encoder.crops.room(len(boxes), call.deadline_s):
             with call.clock.stage("crop"):
-                pixels = await self._workers.run(lambda: crops(picture, boxes, self._models.encoder_spec))
+                pixels = await self._workers.run(lambda: crops(picture, boxes, encoder.spec))
             call.check_alive()
             with call.clock.stage("embed"):
-                return await self._models.encoder.embed(pixels, deadline_s=call.deadline_s)
+                return await encoder.encoder.embed(pixels, deadline_s=call.deadline_s)
 
-    async def _found(self, vectors: Vectors, gallery: str, options: RecognizeOptions, call: _Call) -> SearchResult:
+    async def _found(
+        self, vectors: Vectors, gallery: str, encoder: ServedEncoder, options: RecognizeOptions, call: _Call
+    ) -> SearchResult:
         call.check_alive()
         default_top_k = min(self._limits.default_top_k, self._limits.max_top_k)
         top_k = default_top_k if options.top_k is None else options.top_k
         with call.clock.stage("search"):
-            return await self._gallery.search(
-                gallery, vectors, self.encoder.fingerprint, top_k=top_k, deadline_s=call.deadline_s
-            )
+            try:
+                return await self._gallery.search(
+                    gallery, vectors, encoder.fingerprint, top_k=top_k, deadline_s=call.deadline_s
+                )
+            except EncoderMismatchError as error:
+                info = await self._gallery.get(gallery, deadline_s=call.deadline_s)
+                raise self.encoders.mismatch(gallery, info.encoder_fingerprint) from error
 
     async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
         height, width = picture.shape[:2]
@@ -237,10 +273,6 @@ class Pipeline:
         for index, box in enumerate(boxes):
             _check_box(box, call.box_field(index), width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
-
-    def _match_threshold(self, options: RecognizeOptions) -> float:
-        wished = options.match_threshold
-        return self._models.encoder_spec.default_threshold if wished is None else wished
 
     def _check_options(self, gallery: str, options: RecognizeOptions) -> None:
         if not gallery:

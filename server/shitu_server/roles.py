@@ -7,12 +7,12 @@ import logging
 
 from rich.console import Console
 
-from shitu_models.specs import ModelSpec, Task, spec_of
 from shitu_server.addresses import reserved_port
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
 from shitu_server.gallery.limits import BatchingOptions
-from shitu_server.settings import Role, Settings, default_environment, processor_count
+from shitu_server.processors import processor_count
+from shitu_server.settings import Role, Settings, default_environment
 
 
 def begin_logging(role: Role, settings: Settings) -> None:
@@ -47,15 +47,17 @@ def run_child(role: Role, settings: Settings) -> None:
 
 
 def _run_all(settings: Settings) -> None:
+    _check_triton_options(settings)
     from shitu_server.topology import Topology  # noqa: PLC0415
 
     async def serve() -> None:
-        await Topology(settings, model_specs(settings), Console(stderr=True)).run()
+        await Topology(settings, Console(stderr=True)).run()
 
     asyncio.run(serve())
 
 
 def _run_lone_gateway(settings: Settings) -> None:
+    _check_triton_options(settings)
     if settings.workers > 1:
         raise ConfigurationError(
             f"workers: a gateway alone is one process, got {settings.workers}; "
@@ -76,7 +78,7 @@ def _run_gateway(settings: Settings) -> None:
             )
 
     async def serve() -> None:
-        await Gateway(settings, model_specs(settings)).serve()
+        await Gateway(settings).serve()
 
     asyncio.run(serve())
 
@@ -101,13 +103,12 @@ def _run_gallery(settings: Settings) -> None:
     )
 
 
-def model_specs(settings: Settings) -> tuple[ModelSpec, ModelSpec]:
-    """Return the specifications of the detector and the encoder that the settings name.
-
-    Raises:
-        ConfigurationError: there is no such model; the message lists those that there are.
-    """
-    try:
-        return spec_of(settings.detector, Task.DETECTOR), spec_of(settings.encoder, Task.ENCODER)
-    except LookupError as error:
-        raise ConfigurationError(str(error)) from error
+def _check_triton_options(settings: Settings) -> None:
+    """Refuse options of the embedded Triton where Triton is elsewhere: they would do nothing."""
+    defaults = Settings.model_fields
+    for name in ("instances", "threads", "accelerator", "max_queue_delay_us"):
+        if settings.triton_address and getattr(settings, name) != defaults[name].default:
+            raise ConfigurationError(
+                f"{name}: it is the embedded Triton's, and {settings.triton_address} is another one; leave it out, and render "
+                f"the other one's files with `python -m shitu_models.triton_config REPOSITORY`, whose --help says more"
+            )

@@ -8,10 +8,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shitu_models.repository import user_data_dir
+from shitu_models.specs import Profile
+from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
 
 _PREFIX: Final = "SHITU_"
@@ -57,8 +59,19 @@ class Settings(BaseSettings):
     """Folder of the models; the one that comes with shitu where unset."""
     detector: str = "demo_det"
     encoder: str = "demo_rec"
-    encoder_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
-    """Of the weights that Triton runs. An embedded Triton says it; a gateway takes its model repository's file where unset."""
+    """One or more, with commas between; new galleries are bound to the first where they name none."""
+    profile: Profile = Profile.TRAINED
+    """Whose preprocessing pictures go through on their way to the encoders."""
+    served_file: Path | None = None
+    """Tells a gateway of `--role all` what Triton runs; a gateway alone looks into its model repository."""
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    """Of each model in the embedded Triton; each has its own session, and a process."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Of one instance on the CPU; 0 shares the processors evenly among the instances of a model."""
+    accelerator: Accelerator = Accelerator.NONE
+    """What the embedded Triton runs the models with."""
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """How long the embedded Triton holds a request back to merge it with others."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
     triton_address: str = ""
@@ -95,6 +108,19 @@ class Settings(BaseSettings):
     log_level: LogLevel = LogLevel.WARNING
     """Of all processes; -v sets INFO."""
 
+    @field_validator("encoder")
+    @classmethod
+    def _names(cls, text: str) -> str:
+        names = [name.strip() for name in text.split(",")]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("expected one or more different names with commas between")
+        return ",".join(names)
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names in `encoder`."""
+        return tuple(self.encoder.split(","))
+
     def as_environment(self) -> dict[str, str]:
         """Return the variables from which a child process reads these same settings."""
         values = self.model_dump(mode="json", exclude_none=True)
@@ -126,8 +152,3 @@ def default_environment(variables: Mapping[str, str]) -> None:
     """Put variables into this process' environment where they are not set; libraries read them when they are loaded."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-
-
-def processor_count() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))

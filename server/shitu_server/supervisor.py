@@ -7,24 +7,23 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from shitu_server import triton_assembly, triton_log
 from shitu_server.backoff import Backoff
-from shitu_server.children import Child, Command, Run, remove_shared_memory
 from shitu_server.errors import ConfigurationError, ShituError
-from shitu_server.triton_control import TritonControl, TritonControlError
+from shitu_server.served import WeightsChangedError, check_weights
+from shitu_server.triton_control import TritonControlError
+from shitu_server.triton_models import TritonModel
 from shitu_server.triton_ports import LOOPBACK, PortInUseError, Ports
-from shitu_server.triton_stubs import find_stubs, is_alive
-from shitu_server.weights import Weights, WeightsChangedError
+from shitu_server.triton_process import ProcessOptions, TritonProcess
+from shitu_server.triton_stubs import Stubs, find_stubs, is_alive
 
-_PORT_ATTEMPTS: Final = 3
-_POLL_S: Final = 0.02
-_PROBE_TIMEOUT_S: Final = 1.0
 _UNLOAD_TIMEOUT_S: Final = 5.0
 _RELOAD_ATTEMPTS: Final = 3
 """Failed loads of a model in a row after which the whole server is started anew, once; the others go on without it after that."""
@@ -42,8 +41,8 @@ class TritonOptions:
     """What the embedded server serves, and where it keeps its files."""
 
     repository: Path
-    """Folder of `<model>/config.pbtxt` and `<model>/1/model.onnx`."""
-    models: tuple[str, ...]
+    """Folder of `<model>/<version>/model.onnx`."""
+    models: tuple[TritonModel, ...]
     """Models to load; the service is ready when all are."""
     cache_dir: Path
     """Holds the assembled server and the records of runs; shared by all servers of a user."""
@@ -60,6 +59,18 @@ class TritonOptions:
     watch_interval_s: float = 0.25
     """How often the processes are looked at."""
 
+    @property
+    def process(self) -> ProcessOptions:
+        """What the process is started with."""
+        return ProcessOptions(
+            self.repository,
+            self.cache_dir,
+            self.log_path,
+            Ports(self.grpc_port, self.http_port, self.metrics_port),
+            self.start_timeout_s,
+            self.stop_timeout_s,
+        )
+
 
 class EmbeddedTriton:
     """One Triton server as a child of this process.
@@ -69,43 +80,37 @@ class EmbeddedTriton:
 
     def __init__(self, options: TritonOptions) -> None:
         self._options = options
-        self._ports = Ports()
-        self._run: Run | None = None
-        self._child: Child | None = None
-        self._stubs: dict[str, list[psutil.Process]] = {}
-        self._weights = Weights(options.repository, ())
+        self._process = TritonProcess(options.process)
+        self._models = {model.name: model for model in options.models}
+        self._stubs: Stubs = {}
         self._restarts = Backoff(_FIRST_RESTART_DELAY_S, _MAX_DELAY_S)
         self._loaded_s: dict[str, float] = {}
         """When models were loaded again, by `time.monotonic()`."""
-        self._reloads = {model: Backoff(_FIRST_RELOAD_DELAY_S, _MAX_DELAY_S) for model in options.models}
-        self._started_s = 0.0
+        self._reloads = {name: Backoff(_FIRST_RELOAD_DELAY_S, _MAX_DELAY_S) for name in self._models}
+        self._acting = asyncio.Lock()
+        """Held while models are changed or brought back."""
         self._watcher: asyncio.Task[None] | None = None
         self._ready = False
-        self._log_start = 0
 
     @property
     def grpc_address(self) -> str:
         """`host:port` of the inference service; stays the same when the server is brought back."""
-        return f"{LOOPBACK}:{self._ports.grpc}"
+        return f"{LOOPBACK}:{self._process.ports.grpc}"
 
     @property
     def http_address(self) -> str:
         """`host:port` of the HTTP interface."""
-        return f"{LOOPBACK}:{self._ports.http}"
+        return f"{LOOPBACK}:{self._process.ports.http}"
 
     @property
     def metrics_address(self) -> str:
         """`host:port` of the Prometheus metrics, path /metrics."""
-        return f"{LOOPBACK}:{self._ports.metrics}"
+        return f"{LOOPBACK}:{self._process.ports.metrics}"
 
     @property
     def ready(self) -> bool:
         """Whether server and stubs were alive and all models loaded when last looked at."""
         return self._ready
-
-    def weights_digest(self, model: str) -> str:
-        """Return the sha256 of the weights that a model serves, 64 hex digits; ask after `start`."""
-        return self._weights.digest(model)
 
     async def start(self) -> None:
         """Start the server, load the models, wait until all are warm, and watch over them from then on.
@@ -118,11 +123,8 @@ class EmbeddedTriton:
                 "start the embedded Triton from the main thread: its life is tied to the thread that starts it"
             )
         try:
-            self._run = await asyncio.to_thread(Run.begin, self._options.cache_dir / "runs")
-            triton_log.rotate(self._options.log_path)
-            self._weights = await asyncio.to_thread(Weights, self._options.repository, self._options.models)
-            await self._launch_on_free_ports()
-            await asyncio.gather(*map(self._load, self._options.models))
+            await self._process.begin()
+            await asyncio.gather(*map(self._load, self._models.values()))
             await self._take_stock()
         except OSError as error:
             await self.stop()
@@ -139,96 +141,90 @@ class EmbeddedTriton:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = None
-        if self._child is not None:
-            self._child.terminate()
-            await asyncio.to_thread(self._child.wait, self._options.stop_timeout_s)
-            await asyncio.to_thread(self._child.kill_group)
-            self._child = None
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        await self._process.stop()
 
-    async def _launch_on_free_ports(self) -> None:
-        options = self._options
-        wanted = Ports(options.grpc_port, options.http_port, options.metrics_port)
-        for attempt in range(_PORT_ATTEMPTS):
+    async def change(self, models: Sequence[TritonModel]) -> None:
+        """Serve other versions of the models: new ones are loaded beside the old ones, then those not named are unloaded.
+
+        What is asked of a version that stays is answered all the while.
+
+        Raises:
+            ConfigurationError: a model does not load, or needs another configuration; all stays as it was.
+        """
+        async with self._acting:
+            before = dict(self._models)
             try:
-                self._ports = wanted.chosen()
-                await self._launch()
-            except PortInUseError as error:
-                await self._kill()
-                if wanted.fixes(error.port) or attempt == _PORT_ATTEMPTS - 1:
-                    raise ConfigurationError(f"{error}; stop what uses it or choose another port for Triton") from error
-            else:
-                return
+                for model in models:
+                    await self._change(model)
+            except ConfigurationError:
+                await self._take_back(before)
+                raise
+            finally:
+                with suppress(psutil.Error):  # Triton died meanwhile; the watcher brings it back
+                    await self._take_stock()
 
-    async def _launch(self) -> None:
-        """Start the process on the chosen ports and wait until it answers under our id."""
-        assert self._run is not None
-        options = self._options
-        assembly = await asyncio.to_thread(triton_assembly.assemble, options.cache_dir)
-        environment = triton_assembly.child_environment(assembly)
-        await asyncio.to_thread(triton_assembly.check_libraries, assembly, environment)
-        arguments = triton_assembly.arguments(
-            assembly, options.repository, self._run.id, self._ports, self._run.shared_memory_prefix
-        )
-        self._log_start = options.log_path.stat().st_size if options.log_path.exists() else 0
-        self._child = Child(Command(arguments, environment, options.log_path), self._run)
-        self._started_s = time.monotonic()
-        await self._wait_identity(self._child, self._run.id)
+    async def _change(self, model: TritonModel) -> None:
+        before = self._models[model.name]
+        if model.config != before.config:
+            raise ConfigurationError(
+                f"model {model.name}: the new version differs from the one that is served in its tensors, batch size or "
+                f"precision; restart `shitu serve`, or convert it under another name"
+            )
+        if model != before:
+            await self._load(model)
+            self._models[model.name] = model
 
-    async def _wait_identity(self, child: Child, identity: str) -> None:
-        control = TritonControl(self._ports.http)
-        deadline = time.monotonic() + self._options.start_timeout_s
-        while time.monotonic() < deadline:
-            if child.exit_code() is not None:
-                raise self._start_error(f"Triton ended with code {child.exit_code()}")
-            answer = await asyncio.to_thread(control.identity, _PROBE_TIMEOUT_S)
-            if answer == identity:
-                return
-            if answer is not None:
-                raise PortInUseError(self._ports.http, "another server answers there")
-            await asyncio.sleep(_POLL_S)
-        raise self._start_error(f"Triton did not answer within {self._options.start_timeout_s:g} s")
+    async def _take_back(self, before: dict[str, TritonModel]) -> None:
+        for name, model in before.items():
+            if self._models[name] != model:
+                self._models[name] = model
+                with suppress(ConfigurationError):  # of a Triton that died, or the watcher sees what is not up
+                    await self._load(model)
 
-    async def _load(self, model: str) -> None:
-        """Load a model and wait for its warm-up, provided that its file is the one that the server began with."""
-        await asyncio.to_thread(self._weights.check, model)
-        control = TritonControl(self._ports.http)
+    async def _load(self, model: TritonModel) -> None:
+        """Load a model and wait for its warm-up, provided that its files are those that they should be."""
+        repository, options = self._options.repository, self._options
+        await asyncio.to_thread(check_weights, repository, model.name, model.digests)
         try:
-            await asyncio.to_thread(control.load, model, self._options.start_timeout_s)
-            await asyncio.to_thread(self._weights.check, model)  # nor replaced while it was read
+            await asyncio.to_thread(self._process.control.load, model.name, options.start_timeout_s, model.load_config)
+            # Nor replaced while they were read.
+            await asyncio.to_thread(check_weights, repository, model.name, model.digests)
         except TritonControlError as error:
             raise ConfigurationError(
-                f"Triton cannot load model {model} from {self._options.repository / model}: {error}; "
-                f"repair or replace it (log: {self._options.log_path})"
+                f"Triton cannot load model {model.name} from {repository / model.name}: {error}; "
+                f"repair or replace it (log: {options.log_path})"
             ) from error
         except WeightsChangedError:
-            await self._unload_changed(control, model)
+            await self._unload_changed(model.name)
             raise
 
-    async def _unload_changed(self, control: TritonControl, model: str) -> None:
+    async def _unload_changed(self, name: str) -> None:
         try:
-            await asyncio.to_thread(control.unload, model, _UNLOAD_TIMEOUT_S)
+            await asyncio.to_thread(self._process.control.unload, name, _UNLOAD_TIMEOUT_S)
         except TritonControlError:
             await self._kill()  # rather nothing than vectors of other weights
 
     async def _take_stock(self) -> None:
-        assert self._child is not None
-        self._stubs = await asyncio.to_thread(
-            find_stubs, self._child.pid, self._options.repository, self._options.models
-        )
-        self._ready = all(map(self._is_up, self._options.models))
+        pid = self._process.pid
+        self._stubs = {} if pid is None else await asyncio.to_thread(find_stubs, pid, self._options.repository)
+        self._ready = all(map(self._is_up, self._models))
 
-    def _is_up(self, model: str) -> bool:
-        stubs = self._stubs.get(model, [])
-        return bool(stubs) and all(map(is_alive, stubs))
+    def _is_up(self, name: str) -> bool:
+        # Of a version that is being unloaded processes may be left, which are nobody's loss when they end.
+        model = self._models[name]
+        alive = (sum(map(is_alive, self._stubs.get((name, version), []))) for version in model.digests)
+        return all(count >= model.instances for count in alive)
+
+    async def _kill(self) -> None:
+        await self._process.kill()
+        self._stubs = {}
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._options.watch_interval_s)
             try:
-                await self._look()
+                async with self._acting:
+                    await self._look()
             except Exception as error:  # noqa: BLE001  whatever it is, watching goes on
                 self._ready = False
                 delay_s = self._restarts.failed()
@@ -237,10 +233,10 @@ class EmbeddedTriton:
                 await asyncio.sleep(delay_s)
 
     async def _look(self) -> None:
-        if self._child is None or self._child.exit_code() is not None:
+        if not self._process.alive:
             await self._restart()
             return
-        if time.monotonic() - self._started_s >= _STABLE_AFTER_S:
+        if time.monotonic() - self._process.started_s >= _STABLE_AFTER_S:
             self._restarts.worked()
         for model, reloads in self._reloads.items():
             lived_s = time.monotonic() - self._loaded_s.get(model, -math.inf)
@@ -258,15 +254,11 @@ class EmbeddedTriton:
         """Start the server again; a model that does not load then does not keep the others down."""
         self._ready = False
         _log.warning("Triton is not running; starting it again on the same ports")
-        await self._kill()
-        try:
-            await self._launch()
-        except BaseException:
-            await self._kill()
-            raise
-        loads = await asyncio.gather(*map(self._load, self._options.models), return_exceptions=True)
+        self._stubs = {}
+        await self._process.restart()
+        loads = await asyncio.gather(*map(self._load, self._models.values()), return_exceptions=True)
         await self._take_stock()
-        for model, failure in zip(self._options.models, loads, strict=True):
+        for model, failure in zip(self._models, loads, strict=True):
             self._note(model, failure)
         _log.warning("Triton is back")
 
@@ -275,8 +267,8 @@ class EmbeddedTriton:
         _log.warning("no process of model %s is alive; loading it again", model)
         failure: BaseException | None = None
         try:
-            await asyncio.to_thread(TritonControl(self._ports.http).unload, model, _UNLOAD_TIMEOUT_S)
-            await self._load(model)
+            await asyncio.to_thread(self._process.control.unload, model, _UNLOAD_TIMEOUT_S)
+            await self._load(self._models[model])
         except (ConfigurationError, TritonControlError) as error:
             failure = error
         await self._take_stock()
@@ -297,17 +289,3 @@ class EmbeddedTriton:
             _log.error("model %s is down, trying again in %g s: %s", model, delay_s, failure)
         else:
             raise failure
-
-    async def _kill(self) -> None:
-        if self._child is not None:
-            await asyncio.to_thread(self._child.kill_group)
-            self._child = None
-        self._stubs = {}
-        if self._run is not None:
-            remove_shared_memory(self._run.shared_memory_prefix)
-
-    def _start_error(self, what: str) -> Exception:
-        lines = triton_log.decisive_lines(self._options.log_path, self._log_start)
-        if any("already in use" in line for line in lines):
-            return PortInUseError(0, lines[-1])
-        return ConfigurationError(f"{what} (log: {self._options.log_path}): {' | '.join(lines) or 'the log is empty'}")

@@ -15,16 +15,14 @@ from typing import Final
 
 from rich.console import Console
 
-from shitu_models.repository import RepositoryError, check_models, find_repository
-from shitu_models.specs import ModelSpec
 from shitu_server.addresses import joined, reserved_port
 from shitu_server.children import Command, Run
 from shitu_server.errors import ConfigurationError
 from shitu_server.kept_process import KeptProcess
+from shitu_server.model_serving import ModelServing
 from shitu_server.readiness import is_serving
 from shitu_server.settings import Role, Settings, inherited_environment
-from shitu_server.signals import stop_signals
-from shitu_server.supervisor import EmbeddedTriton, TritonOptions
+from shitu_server.signals import reload_signal, stop_signals
 
 _log = logging.getLogger(__name__)
 
@@ -35,22 +33,22 @@ _KILL_AFTER_S: Final = 5.0
 class Topology:
     """All parts on one host. Lives on the event loop of the main thread: the kernel ties the children's lives to it."""
 
-    def __init__(self, settings: Settings, specs: tuple[ModelSpec, ...], console: Console) -> None:
+    def __init__(self, settings: Settings, console: Console) -> None:
         self._settings = settings
-        self._specs = specs
         self._console = console
         self._stopping = asyncio.Event()
-        self._triton: EmbeddedTriton | None = None
+        self._reloading = asyncio.Event()
+        self._models: ModelServing | None = None
         self._galleries: list[KeptProcess] = []
         self._gateways: list[KeptProcess] = []
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+        """Serve until SIGTERM or SIGINT; at SIGHUP serve the versions that the model repository has then.
 
         Raises:
             ConfigurationError: port in use, models missing or broken, data directory in use: nothing is left running.
         """
-        with stop_signals(self._stopping):
+        with stop_signals(self._stopping), reload_signal(self._reloading, self._stopping):
             await self._run()
 
     async def _run(self) -> None:
@@ -76,21 +74,22 @@ class Topology:
 
     async def _start_and_tend(self, run: Run, settings: Settings, directory: Path) -> None:
         await self._start(run, settings, directory)
-        await self._tend(settings.port)
+        reloading = asyncio.create_task(self._reload())
+        try:
+            await self._tend(settings.port)
+        finally:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
 
     async def _start(self, run: Run, settings: Settings, directory: Path) -> None:
         if not settings.gallery_address:
             settings = settings.model_copy(update={"gallery_address": f"unix:{directory}/gallery.sock"})
             self._galleries.append(_kept("gallery", Role.GALLERY, settings, run))
-        if not settings.triton_address:
-            self._triton = EmbeddedTriton(self._triton_options())
-            with self._console.status("starting Triton and loading the models"):
-                await self._while_tending(asyncio.create_task(self._triton.start()))
-            running = {
-                "triton_address": self._triton.grpc_address,
-                "encoder_sha256": self._triton.weights_digest(settings.encoder),
-            }
-            settings = settings.model_copy(update=running)
+        self._models = ModelServing(settings, directory / "served.json")
+        with self._console.status("starting Triton and loading the models"):
+            await self._while_tending(asyncio.create_task(self._models.start()))
+        running = {"triton_address": self._models.triton_address, "served_file": self._models.file}
+        settings = settings.model_copy(update=running)
         for number in range(settings.workers):
             self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
 
@@ -110,20 +109,19 @@ class Topology:
         for process in (*self._galleries, *self._gateways):
             process.tend()
 
-    def _triton_options(self) -> TritonOptions:
-        settings = self._settings
-        try:
-            repository = find_repository(settings.model_repository)
-            check_models(repository, self._specs)
-        except RepositoryError as error:
-            raise ConfigurationError(str(error)) from error
-        return TritonOptions(
-            repository=repository,
-            models=tuple(spec.name for spec in self._specs),
-            cache_dir=settings.cache_dir,
-            log_path=settings.data_dir / "logs" / "triton.log",
-            start_timeout_s=settings.start_timeout_s,
-        )
+    async def _reload(self) -> None:
+        assert self._models is not None
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            try:
+                await self._models.reload(self._tell_gateways)
+            except Exception:  # noqa: BLE001  whatever it is, serving goes on
+                _log.exception("the models were not reloaded")
+
+    def _tell_gateways(self) -> None:
+        for gateway in self._gateways:
+            gateway.reload()
 
     async def _tend(self, port: int) -> None:
         announced = False
@@ -136,9 +134,9 @@ class Topology:
 
     def _announce(self, port: int) -> None:
         settings = self._settings
-        models = ", ".join(spec.name for spec in self._specs)
+        assert self._models is not None
         self._console.print(
-            f"[bold green]serving[/] on {joined(settings.host, port)}: {models}; {settings.workers} gateway(s); "
+            f"[bold green]serving[/] on {joined(settings.host, port)}: {self._models.names}; {settings.workers} gateway(s); "
             f"galleries in {settings.data_dir}; Ctrl-C stops",
             highlight=False,
             soft_wrap=True,
@@ -155,8 +153,8 @@ class Topology:
             for process in processes:
                 process.terminate()
             await asyncio.to_thread(self._wait, processes)
-        if self._triton is not None:
-            await self._triton.stop()
+        if self._models is not None:
+            await self._models.stop()
 
 
 def _kept(name: str, role: Role, settings: Settings, run: Run) -> KeptProcess:

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, DataType, ModelSpec, Task
-from shitu_server.errors import DeadlineExceededError, InternalError, ShituError, UnavailableError
+from shitu_server.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    InternalError,
+    ShituError,
+    UnavailableError,
+)
+from shitu_server.served import Served
 from shitu_server.types import Detections, Vectors
 
 _DATA_TYPES: Final = {DataType.UINT8: "UINT8", DataType.FLOAT32: "FP32"}
@@ -52,7 +59,7 @@ class TritonConnection:
     """A channel to one Triton server, shared by the models. Create it on the event loop that uses it."""
 
     def __init__(self, address: str, options: ConnectionOptions | None = None) -> None:
-        self._address = address
+        self.address = address
         self._away: set[str] = set()
         self._options = options or ConnectionOptions()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
@@ -62,22 +69,28 @@ class TritonConnection:
         """Close the channel; calls in flight are cancelled."""
         await self._channel.close(grace=None)
 
-    async def ready(self, models: Sequence[str], timeout_s: float = 1.0) -> bool:
-        """Return whether the server answers and has all the models."""
-        requests = [service_pb2.ModelReadyRequest(name=model) for model in models]
+    async def missing(self, models: Sequence[tuple[str, int]], timeout_s: float = 1.0) -> list[str]:
+        """Return which of the models, by name and version, the server has not; all where it does not answer."""
+        there = await asyncio.gather(*(self._has(name, version, timeout_s) for name, version in models))
+        return [f"{name} version {version}" for (name, version), ready in zip(models, there, strict=True) if not ready]
+
+    async def _has(self, name: str, version: int, timeout_s: float) -> bool:
+        request = service_pb2.ModelReadyRequest(name=name, version=str(version))
         try:
-            replies = await asyncio.gather(*(self._stub.ModelReady(request, timeout=timeout_s) for request in requests))
+            return bool((await self._stub.ModelReady(request, timeout=timeout_s)).ready)
         except grpc.aio.AioRpcError:
             return False
-        return all(reply.ready for reply in replies)
 
-    async def infer(self, spec: ModelSpec, pixels: NDArray[np.uint8], deadline_s: float | None) -> Arrays:
+    async def infer(
+        self, spec: ModelSpec, pixels: NDArray[np.uint8], deadline_s: float | None, version: int | None = None
+    ) -> Arrays:
         """Run a model on one batch.
 
         Args:
             spec: the model.
             pixels: uint8 [n, S, S, 3], n from 1 to `spec.max_batch`.
             deadline_s: time of `time.monotonic()`, or None.
+            version: of the model; the newest where None.
 
         Returns:
             The outputs by name, float32 [n, ...] as the specification says; read-only.
@@ -90,7 +103,7 @@ class TritonConnection:
         if left_s <= 0:
             raise DeadlineExceededError(f"the deadline passed before {spec.name} was called")
         try:
-            response = await self._stub.ModelInfer(_request(spec, pixels), timeout=min(left_s, limit_s))
+            response = await self._stub.ModelInfer(_request(spec, pixels, version), timeout=min(left_s, limit_s))
         except grpc.aio.AioRpcError as error:
             raise self._translated(spec, error, client_waits=left_s > limit_s or deadline_s is None) from error
         self._away.discard(spec.name)
@@ -106,10 +119,22 @@ class TritonConnection:
         if code in _DOWN or any(part in details for part in _DOWN_MESSAGES):
             if spec.name not in self._away:  # once, not for each call of an overload of retries
                 self._away.add(spec.name)
-                _log.warning("Triton at %s, model %s is away: %s %s", self._address, spec.name, code.name, details)
+                _log.warning("Triton at %s, model %s is away: %s %s", self.address, spec.name, code.name, details)
             return UnavailableError(f"{spec.name} is not ready; try again in {_RETRY_AFTER_S:g} s", _RETRY_AFTER_S)
-        _log.error("Triton at %s refused a call to %s: %s %s", self._address, spec.name, code.name, details)
+        _log.error("Triton at %s refused a call to %s: %s %s", self.address, spec.name, code.name, details)
         return InternalError(f"{spec.name} failed; the cause is in the server's log")
+
+
+async def check_there(connection: TritonConnection, served: Served) -> None:
+    """Make sure that a Triton which somebody else looks after has all that is to be served.
+
+    Raises:
+        ConfigurationError: names what it has not.
+    """
+    if missing := await connection.missing([(model.name, model.version) for model in served.models]):
+        raise ConfigurationError(
+            f"Triton at {connection.address} has not {', '.join(missing)}; let it load what lies in its repository first"
+        )
 
 
 class TritonDetector:
@@ -133,20 +158,26 @@ class TritonDetector:
 class TritonEncoder:
     """Turns crops into vectors with an encoder; an Encoder of `types`."""
 
-    def __init__(self, connection: TritonConnection, spec: ModelSpec, fingerprint: str) -> None:
+    def __init__(
+        self, connection: TritonConnection, spec: ModelSpec, fingerprint: str, version: int | None = None
+    ) -> None:
+        """Make an encoder of one version, whose weights the fingerprint is of; of the newest where it is None."""
         if spec.task is not Task.ENCODER:
             raise ValueError(f"expected an encoder, got {spec.name}, a {spec.task.value}")
         self.fingerprint = fingerprint
         self.dimension = spec.embedding_dimension
         self._connection = connection
         self._spec = spec
+        self._version = version
 
     async def embed(self, pixels: NDArray[np.uint8], *, deadline_s: float | None = None) -> Vectors:
         """See `types.Encoder`; more than a batch goes as several requests side by side."""
         _check_pixels(self._spec, pixels)
         step = self._spec.max_batch
         calls = [
-            asyncio.ensure_future(self._connection.infer(self._spec, pixels[start : start + step], deadline_s))
+            asyncio.ensure_future(
+                self._connection.infer(self._spec, pixels[start : start + step], deadline_s, self._version)
+            )
             for start in range(0, len(pixels), step)
         ]
         try:
@@ -166,10 +197,11 @@ def _check_pixels(spec: ModelSpec, pixels: NDArray[np.uint8]) -> None:
         raise ValueError(f"{spec.name} takes uint8 [n, *{spec.inputs[0].shape}], got {pixels.dtype} {pixels.shape}")
 
 
-def _request(spec: ModelSpec, pixels: NDArray[np.uint8]) -> Any:
+def _request(spec: ModelSpec, pixels: NDArray[np.uint8], version: int | None) -> Any:
     tensor = spec.inputs[0]
     return service_pb2.ModelInferRequest(
         model_name=spec.name,
+        model_version="" if version is None else str(version),
         inputs=[
             service_pb2.ModelInferRequest.InferInputTensor(
                 name=tensor.name, datatype=_DATA_TYPES[tensor.data_type], shape=pixels.shape

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
 
 from shitu_server.triton_ports import LOOPBACK
 
@@ -30,13 +32,22 @@ class TritonControl:
             return None
         return str(name) if status == http.HTTPStatus.OK else ""
 
-    def load(self, model: str, timeout_s: float) -> None:
-        """Load a model and wait for its warm-up; does nothing where it is loaded.
+    def load(self, model: str, timeout_s: float, config: Mapping[str, Any] | None = None) -> None:
+        """Load a model and wait for its warm-up; what is loaded and has not changed stays as it is.
+
+        Of a model that is loaded, versions that came are added and versions that the configuration does not name any more are
+        unloaded, which goes on after this returns; where one does not load, all stays as it was.
+
+        Args:
+            model: its name.
+            timeout_s: how long to wait.
+            config: a ModelConfig (model_config.proto) in JSON form; the model's config.pbtxt where None.
 
         Raises:
             TritonControlError: with the reason that the backend gave.
         """
-        self._repository_call(model, "load", timeout_s)
+        parameters = {} if config is None else {"parameters": {"config": json.dumps(config)}}
+        self._repository_call(model, "load", timeout_s, parameters)
 
     def unload(self, model: str, timeout_s: float) -> None:
         """Ask for a model to be unloaded; returns before it is.
@@ -44,17 +55,18 @@ class TritonControl:
         Raises:
             TritonControlError: Triton refused or did not answer.
         """
-        self._repository_call(model, "unload", timeout_s)
+        self._repository_call(model, "unload", timeout_s, {})
 
-    def _repository_call(self, model: str, verb: str, timeout_s: float) -> None:
-        status, body = self._call("POST", f"/v2/repository/models/{model}/{verb}", timeout_s)
+    def _repository_call(self, model: str, verb: str, timeout_s: float, content: Mapping[str, Any]) -> None:
+        path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
+        status, body = self._call("POST", path, timeout_s, json.dumps(content).encode())
         if status != http.HTTPStatus.OK:
             raise TritonControlError(_reason(body))
 
-    def _call(self, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    def _call(self, method: str, path: str, timeout_s: float, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=max(timeout_s, 0.01))
         try:
-            connection.request(method, path, body=b"{}" if method == "POST" else None)
+            connection.request(method, path, body)
             response = connection.getresponse()
             return response.status, response.read(_MAX_REPLY_BYTES)
         except (OSError, http.client.HTTPException) as error:

@@ -1,24 +1,27 @@
-"""The processes in which Triton runs models of the Python backend: one for each instance."""
+"""The processes in which Triton runs models of the Python backend: one for each instance of each version."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+Stubs = Mapping[tuple[str, int], list[psutil.Process]]
+"""By model and version."""
 
-def find_stubs(server_pid: int, repository: Path, models: Iterable[str]) -> dict[str, list[psutil.Process]]:
-    """Return the processes of each model, by the model file on their command line.
+
+def find_stubs(server_pid: int, repository: Path) -> Stubs:
+    """Return the processes of each version of each model, by the model file on their command line.
 
     Raises:
         psutil.Error: the server is gone.
     """
-    stubs: dict[str, list[psutil.Process]] = {model: [] for model in models}
+    stubs: dict[tuple[str, int], list[psutil.Process]] = {}
     for process in psutil.Process(server_pid).children():
-        model = _model_of(process, repository)
-        if model in stubs:
-            stubs[model].append(process)
+        version = _version_of(process, repository)
+        if version is not None:
+            stubs.setdefault(version, []).append(process)
     return stubs
 
 
@@ -30,9 +33,9 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _model_of(process: psutil.Process, repository: Path) -> str | None:
+def _version_of(process: psutil.Process, repository: Path) -> tuple[str, int] | None:
     try:
-        words = process.cmdline()
-        return Path(words[1]).relative_to(repository).parts[0]
+        name, version = Path(process.cmdline()[1]).relative_to(repository).parts[:2]
+        return name, int(version)
     except (psutil.NoSuchProcess, ValueError, IndexError):
         return None

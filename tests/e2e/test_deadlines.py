@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tests.drawn import scene_picture
 
-from shitu_models.specs import DEMO_DET, DEMO_REC
+from shitu_models.specs import DEMO_DET, DEMO_REC, Precision, Profile
 from shitu_server.admission import Admission
+from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline
+from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
 from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
 
@@ -55,11 +56,14 @@ async def pipeline(silent, tmp_path):
     triton = TritonConnection(silent.address)
     gallery = GalleryClient(f"unix:{tmp_path}/none.sock")
     workers = ImageWorkers(1)
+    crops = Admission("crops", 8)
+    one = TritonEncoder(triton, DEMO_REC, "f", 1)
+    encoder = ServedEncoder(one, DEMO_REC, 1, Precision.FP32, Profile.TRAINED, crops)
     yield Pipeline(
-        Models(TritonDetector(triton, DEMO_DET), DEMO_DET, TritonEncoder(triton, DEMO_REC, "f"), DEMO_REC),
+        Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
         gallery,
         workers,
-        Admissions(Admission("pictures", 4), Admission("pixels", 10**9), Admission("crops", 8)),
+        Admissions(Admission("pictures", 4), Admission("pixels", 10**9)),
         ImageLimits(),
         PipelineLimits(),
     )
@@ -76,9 +80,10 @@ async def test_the_deadline_ends_a_call_that_a_model_does_not_answer(pipeline):
 
 
 async def test_expired_work_never_reaches_a_model(pipeline, silent):
+    no_boxes = np.empty((0, 4), dtype=np.float32)
     for call in (
         pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() - 0.1),
-        pipeline.embed(scene_picture(), np.empty((0, 4), dtype=np.float32), deadline_s=time.monotonic() - 0.1),
+        pipeline.embed(scene_picture(), no_boxes, pipeline.encoders.default, deadline_s=time.monotonic() - 0.1),
         pipeline.detect(scene_picture(), None, None, deadline_s=time.monotonic() - 0.1),
     ):
         with pytest.raises(DeadlineExceededError):

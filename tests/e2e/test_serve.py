@@ -423,7 +423,9 @@ def test_a_data_directory_that_cannot_be_made_is_said(tmp_path):
 
 
 def test_an_unknown_model_is_said(tmp_path):
-    assert "unknown encoder 'nothing'; known: demo_rec" in failed_start(tmp_path, "--encoder", "nothing")
+    said = failed_start(tmp_path, "--encoder", "demo_rec", "--encoder", "nothing")
+    assert "unknown encoder 'nothing'; known: PP-ShiTuV2_rec, " in said
+    assert said.rstrip().endswith("demo_rec")
 
 
 def test_a_data_directory_in_use_is_said(twin, tmp_path):

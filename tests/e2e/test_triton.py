@@ -26,12 +26,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shitu_models.repository import weights_path
 from shitu_models.specs import DEMO_DET, DEMO_REC, DEMO_SPECS, ModelSpec, Task
-from shitu_models.triton_config import write_configs
+from shitu_models.triton_config import TritonConfigOptions, model_config, write_configs
 from shitu_server.children import RUN_ID_VARIABLE, Run
 from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
 from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder
 from shitu_server.triton_control import TritonControl, TritonControlError
+from shitu_server.triton_models import TritonModel
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,7 +119,17 @@ def save_tiny(repository: Path) -> None:
     save_picky(repository, PICKY)
 
 
-def embedded(repository: Path, folder: Path, models: tuple[str, ...], **changes) -> EmbeddedTriton:
+def triton_model(repository: Path, spec: ModelSpec, *versions: int, **options) -> TritonModel:
+    digests = {version: digest(weights_path(repository, spec, version)) for version in versions or (1,)}
+    return TritonModel(spec.name, digests, model_config(spec, TritonConfigOptions(**options)))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def embedded(repository: Path, folder: Path, specs: tuple[ModelSpec, ...], **changes) -> EmbeddedTriton:
+    models = tuple(triton_model(repository, spec) for spec in specs)
     options = TritonOptions(repository, models, folder / "cache", folder / "logs" / "triton.log", stop_timeout_s=1.0)
     return EmbeddedTriton(replace(options, start_timeout_s=60.0, **changes))
 
@@ -150,8 +161,7 @@ def processes_of(run_id: str) -> list[psutil.Process]:
 
 
 def run_id_of(triton: EmbeddedTriton) -> str:
-    assert triton._run is not None
-    return triton._run.id
+    return triton._process.run_id
 
 
 def assert_nothing_left(run_id: str) -> None:
@@ -187,7 +197,7 @@ def repository(folder):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def triton(folder, repository):
-    server = embedded(repository, folder, tuple(spec.name for spec in TINY))
+    server = embedded(repository, folder, TINY)
     await server.start()
     yield server
     run_id = run_id_of(server)
@@ -305,7 +315,7 @@ class TestLimits:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)
-            assert not await connection.ready(["tiny_rec"], timeout_s=0.1)
+            assert await connection.missing([("tiny_rec", 1)], timeout_s=0.1) == ["tiny_rec version 1"]
             await connection.close()
         assert caught.value.retry_after_s > 0
 
@@ -319,10 +329,11 @@ class TestLimits:
         assert asyncio.all_tasks() - before == set()
         assert (await encoder.embed(pixels_for(TINY_REC, 1))).shape == (1, 8)
 
-    async def test_ready_says_which_models_are_there(self, triton, connection):
+    async def test_says_which_models_are_missing(self, triton, connection):
         assert triton.ready
-        assert await connection.ready(["tiny_rec", "tiny_det"])
-        assert not await connection.ready(["tiny_rec", "nowhere"])
+        assert await connection.missing([("tiny_rec", 1), ("tiny_det", 1)]) == []
+        wanted = [("tiny_rec", 1), ("tiny_rec", 2), ("nowhere", 1)]
+        assert await connection.missing(wanted) == ["tiny_rec version 2", "nowhere version 1"]
 
     async def test_an_unknown_model_is_unavailable(self, connection):
         other = replace(TINY_REC, name="nowhere")
@@ -395,17 +406,17 @@ class TestBackend:
 
 class TestRecovery:
     async def test_killed_stub(self, triton, encoder):
-        victim = triton._stubs["tiny_rec"][0]
-        other = triton._stubs["tiny_det"][0]
+        victim = triton._stubs["tiny_rec", 1][0]
+        other = triton._stubs["tiny_det", 1][0]
         victim.kill()
         seconds, errors = await seconds_until_served(encoder, TINY_REC)
         assert seconds < RECOVERY_LIMIT_S
         assert all(isinstance(error, UnavailableError) and error.retry_after_s > 0 for error in errors)
-        assert triton._stubs["tiny_rec"][0].pid != victim.pid
+        assert triton._stubs["tiny_rec", 1][0].pid != victim.pid
         assert other.is_running(), "the other model goes on"
 
     async def test_killed_server(self, triton, encoder, connection):
-        address, victim = triton.grpc_address, triton._child.pid
+        address, victim = triton.grpc_address, triton._process.pid
         os.kill(victim, signal.SIGKILL)
         seconds, errors = await seconds_until_served(encoder, TINY_REC)
         assert seconds < RECOVERY_LIMIT_S
@@ -413,7 +424,7 @@ class TestRecovery:
         assert triton.grpc_address == address
         while not triton.ready:
             await asyncio.sleep(0.05)
-        assert await connection.ready([spec.name for spec in TINY])
+        assert await connection.missing([(spec.name, 1) for spec in TINY]) == []
         servers = [process for process in processes_of(run_id_of(triton)) if process.name() == "tritonserver"]
         assert len(servers) == 1
         assert servers[0].pid != victim
@@ -423,7 +434,7 @@ class TestRecovery:
 async def fragile(tmp_path):
     """A server with models of its own, which the test breaks."""
     save_tiny(tmp_path / "models")
-    server = embedded(tmp_path / "models", tmp_path, ("tiny_rec", "tiny_det"))
+    server = embedded(tmp_path / "models", tmp_path, (TINY_REC, TINY_DET))
     await server.start()
     opened = TritonConnection(server.grpc_address)
     yield server, TritonEncoder(opened, TINY_REC, ""), TritonDetector(opened, TINY_DET)
@@ -451,25 +462,25 @@ async def wait_for_model(detector: TritonDetector) -> None:
 
 
 class TestBrokenParts:
-    async def test_a_model_that_no_longer_loads_does_not_take_the_others_down(self, fragile, tmp_path):
+    async def test_a_model_that_no_longer_loads_does_not_take_the_others_down(self, fragile):
         triton, encoder, detector = fragile
-        config = tmp_path / "models" / "tiny_rec" / "config.pbtxt"
-        good = config.read_text()
-        config.write_text(good + 'parameters { key: "execution_mode" value { string_value: "2" } }')
-        triton._stubs["tiny_rec"][0].kill()
+        good = triton._models["tiny_rec"]
+        parameters = {**good.config["parameters"], "execution_mode": {"string_value": "2"}}
+        triton._models["tiny_rec"] = replace(good, config={**good.config, "parameters": parameters})
+        triton._stubs["tiny_rec", 1][0].kill()
         failures = triton._reloads["tiny_rec"]
         await wait_for(lambda: failures.failures == 4)  # three, and one by the server that was started anew
-        server, delayed_s = triton._child.pid, time.monotonic()
+        server, delayed_s = triton._process.pid, time.monotonic()
         while failures.failures < 5:
             await detector.detect(pixels_for(TINY_DET, 1))
             await asyncio.sleep(0.1)
         assert time.monotonic() - delayed_s > 1.5, "it is tried less and less often"
-        assert triton._child.pid == server
+        assert triton._process.pid == server
         assert not triton.ready
-        config.write_text(good)
+        triton._models["tiny_rec"] = good
         await wait_for(lambda: triton.ready)
         await encoder.embed(pixels_for(TINY_REC, 1))
-        assert triton._child.pid == server
+        assert triton._process.pid == server
 
     async def test_weights_that_were_replaced_are_not_loaded(self, fragile, tmp_path, caplog):
         triton, encoder, detector = fragile
@@ -481,18 +492,17 @@ class TestBrokenParts:
         content[-200:-100] = bytes(100)  # another encoder, of the same shape
         other.write_bytes(content)
         other.replace(path)
-        triton._stubs["tiny_rec"][0].kill()
+        triton._stubs["tiny_rec", 1][0].kill()
         await wait_for(lambda: triton._reloads["tiny_rec"].failures)
-        victim = triton._child.pid
+        victim = triton._process.pid
         os.kill(victim, signal.SIGKILL)
-        await wait_for(lambda: triton._child and triton._child.pid != victim and triton._is_up("tiny_det"))
+        await wait_for(lambda: triton._process.pid not in (None, victim) and triton._is_up("tiny_det"))
         await wait_for_model(detector)
         with pytest.raises(UnavailableError):
             await encoder.embed(pixels)
         assert not triton.ready
         assert f"{path} was replaced or changed" in caplog.text
-        assert "restart `shitu serve`" in caplog.text
-        assert triton.weights_digest("tiny_rec") == hashlib.sha256(good).hexdigest()
+        assert "put the old file back" in caplog.text
         path.write_bytes(good)
         await wait_for(lambda: triton.ready)
         assert np.array_equal(await encoder.embed(pixels), before)
@@ -502,7 +512,7 @@ class TestBrokenParts:
         port = int(triton.http_address.rpartition(":")[2])
         with socket.socket() as thief:
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            os.kill(triton._child.pid, signal.SIGKILL)
+            os.kill(triton._process.pid, signal.SIGKILL)
             while True:
                 try:
                     thief.bind(("127.0.0.1", port))
@@ -512,7 +522,7 @@ class TestBrokenParts:
                     await asyncio.sleep(0)
             await wait_for(lambda: triton._restarts.failures == 1)
             start_s = time.monotonic()
-            assert triton._child is None, "nothing is left of the attempt"
+            assert triton._process.pid is None, "nothing is left of the attempt"
             await wait_for(lambda: triton._restarts.failures == 3)
             assert time.monotonic() - start_s > 1 + 2
         await wait_for(lambda: triton.ready)
@@ -531,7 +541,7 @@ class TestStart:
     async def test_a_bad_model_file_is_said_and_nothing_is_left(self, tmp_path, damage, fault):
         save_encoder(tmp_path / "models", TINY_REC)
         damage(weights_path(tmp_path / "models", TINY_REC))
-        triton = embedded(tmp_path / "models", tmp_path, ("tiny_rec",))
+        triton = embedded(tmp_path / "models", tmp_path, (TINY_REC,))
         with pytest.raises(ConfigurationError, match=rf"cannot load model tiny_rec from .*{fault}.*repair or replace"):
             await triton.start()
         assert not list((tmp_path / "cache" / "runs").iterdir())
@@ -540,13 +550,13 @@ class TestStart:
     async def test_a_port_in_use_is_said(self, tmp_path, repository):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            triton = embedded(repository, tmp_path, ("tiny_rec",), grpc_port=port, http_port=0, metrics_port=0)
+            triton = embedded(repository, tmp_path, (TINY_REC,), grpc_port=port, http_port=0, metrics_port=0)
             with pytest.raises(ConfigurationError, match=rf"{port}.* in use.*choose another port"):
                 await triton.start()
         assert not list((tmp_path / "cache" / "runs").iterdir())
 
     async def test_two_servers_do_not_disturb_each_other(self, triton, encoder, folder, repository):
-        second = embedded(repository, folder, ("tiny_rec",))
+        second = embedded(repository, folder, (TINY_REC,))
         await second.start()
         run_id = run_id_of(second)
         try:
@@ -566,13 +576,13 @@ class TestStart:
         script = textwrap.dedent("""
             import asyncio, sys
             from pathlib import Path
-            from shitu_server.supervisor import EmbeddedTriton, TritonOptions
+            from tests.e2e.test_triton import TINY_REC, embedded
 
             async def main():
                 repository, folder = map(Path, sys.argv[1:])
-                triton = EmbeddedTriton(TritonOptions(repository, ("tiny_rec",), folder / "cache", folder / "log"))
+                triton = embedded(repository, folder, (TINY_REC,))
                 await triton.start()
-                print(triton._run.id, flush=True)
+                print(triton._process.run_id, flush=True)
                 await asyncio.sleep(600)
 
             asyncio.run(main())
@@ -595,7 +605,7 @@ async def demo_connection(folder):
     absent = [spec.name for spec in DEMO_SPECS if not weights_path(CHECKOUT_MODELS, spec).is_file()]
     if absent:
         pytest.skip(f"no weights of {', '.join(absent)} in {CHECKOUT_MODELS}")
-    server = embedded(CHECKOUT_MODELS, folder, tuple(spec.name for spec in DEMO_SPECS))
+    server = embedded(CHECKOUT_MODELS, folder, DEMO_SPECS)
     await server.start()
     opened = TritonConnection(server.grpc_address)
     yield opened

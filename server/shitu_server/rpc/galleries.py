@@ -61,9 +61,12 @@ class PreparedQueries:
 class ItemSource(Protocol):
     """Turns what a client sends, pictures or vectors, into vectors."""
 
-    @property
-    def default_encoder(self) -> EncoderIdentity | None:
-        """The encoder that a new gallery is bound to where the client names none; None where this process runs none."""
+    def encoder_named(self, name: str) -> EncoderIdentity:
+        """Return the encoder for a new gallery, by its model's name, or the default where the client names none.
+
+        Raises:
+            InvalidArgumentError: there is none.
+        """
 
     @property
     def all_or_nothing(self) -> bool:
@@ -82,18 +85,23 @@ class ItemSource(Protocol):
         """
 
     async def query_vectors(
-        self, queries: Sequence[pb.Query], encoder_fingerprint: str, deadline_s: float | None
+        self, queries: Sequence[pb.Query], encoder_fingerprint: str, gallery: str, deadline_s: float | None
     ) -> PreparedQueries:
-        """Return a vector for each query; raise ShituError where one cannot be had."""
+        """Return a vector for each query; raise ShituError where one cannot be had. Arguments as of `new_items`."""
 
 
 class VectorItems:
     """For the gallery process: vectors only, and all items or none, as `types.Gallery.add` promises."""
 
-    default_encoder: None = None
-
     def __init__(self, *, all_or_nothing: bool = True) -> None:
         self.all_or_nothing = all_or_nothing
+
+    def encoder_named(self, name: str) -> EncoderIdentity:
+        """See `ItemSource`."""
+        field = "encoder" if name else "encoder_fingerprint"
+        raise InvalidArgumentError(
+            field, "this process runs no encoder; name one by its fingerprint, and the length of its vectors"
+        )
 
     async def new_items(
         self,
@@ -110,6 +118,7 @@ class VectorItems:
         self,
         queries: Sequence[pb.Query],
         encoder_fingerprint: str,
+        gallery: str,  # noqa: ARG002  # the servicer checks
         deadline_s: float | None,  # noqa: ARG002  # nothing waits
     ) -> PreparedQueries:
         """See `ItemSource`."""
@@ -207,7 +216,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         """Find the nearest items of pictures or vectors."""
         deadline_s = deadline_of(context)
         top_k = self._checked_top_k(request)
-        prepared = await self._source.query_vectors(request.queries, request.encoder_fingerprint, deadline_s)
+        prepared = await self._source.query_vectors(
+            request.queries, request.encoder_fingerprint, request.gallery, deadline_s
+        )
         result = await self._gallery.search(
             request.gallery,
             prepared.vectors,
@@ -233,14 +244,15 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         return top_k
 
     def _encoder_of(self, request: pb.CreateGalleryRequest) -> EncoderIdentity:
-        if request.encoder_fingerprint and request.dimension:
-            return EncoderIdentity(request.encoder_fingerprint, request.dimension)
-        missing = "dimension" if request.encoder_fingerprint else "encoder_fingerprint"
-        if request.encoder_fingerprint or request.dimension:
+        fingerprint, dimension = request.encoder_fingerprint, request.dimension
+        if request.encoder and (fingerprint or dimension):
+            raise InvalidArgumentError(
+                "encoder", "expected the name of a served encoder, or encoder_fingerprint and dimension; got both"
+            )
+        if bool(fingerprint) != bool(dimension):
+            missing = "dimension" if fingerprint else "encoder_fingerprint"
             raise InvalidArgumentError(missing, "expected encoder_fingerprint and dimension together, or neither")
-        if self._source.default_encoder is None:
-            raise InvalidArgumentError(missing, "this process runs no encoder; name one, and the length of its vectors")
-        return self._source.default_encoder
+        return EncoderIdentity(fingerprint, dimension) if fingerprint else self._source.encoder_named(request.encoder)
 
     def _checked(self, items: Sequence[MaybeItem], dimension: int) -> list[MaybeItem]:
         """Return each item, or why it cannot be stored. Of items of one id the first is taken."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from shitu.v1 import gallery_pb2 as pb
 from shitu_server.admission import Admission, patiently
+from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
 from shitu_server.gallery.checks import shown
 from shitu_server.pipeline import Pipeline
@@ -35,27 +36,30 @@ class PictureItems:
         self._pipeline = pipeline
         self._bulk_calls = bulk_calls
 
-    @property
-    def default_encoder(self) -> EncoderIdentity:
-        """The encoder that this server runs."""
-        encoder = self._pipeline.encoder
+    def encoder_named(self, name: str) -> EncoderIdentity:
+        """See `ItemSource`; the newest version of a name, the server's default where it is empty."""
+        encoder = self._pipeline.encoders.named(name).encoder
         return EncoderIdentity(encoder.fingerprint, encoder.dimension)
 
     async def new_items(
         self, messages: Sequence[pb.NewItem], encoder_fingerprint: str, gallery: GalleryInfo, deadline_s: float | None
     ) -> PreparedItems:
-        """See `ItemSource`. Pictures are embedded only where the gallery, and the request, name this server's encoder."""
-        named = encoder_fingerprint or self.default_encoder.fingerprint
-        pictures_fit = named == gallery.encoder_fingerprint == self.default_encoder.fingerprint
+        """See `ItemSource`. Pictures are embedded by the gallery's encoder, which must be the one that the request names, if any."""
+        encoders = self._pipeline.encoders
+        encoder = encoders.of(gallery.encoder_fingerprint)
+        if encoder is None and not encoder_fingerprint:
+            raise encoders.mismatch(gallery.name, gallery.encoder_fingerprint)
+        named = encoder_fingerprint or gallery.encoder_fingerprint
 
         async def one(index: int, message: pb.NewItem) -> MaybeItem:
             field_name = f"items[{index}]"
             try:
                 if message.HasField("vector"):
                     return await self._from_vector(message, field_name, encoder_fingerprint, deadline_s)
-                if not pictures_fit:
-                    raise _other_encoder(field_name, self.default_encoder.fingerprint, gallery)
-                return await patiently(lambda: self._from_picture(message, field_name, deadline_s), deadline_s)
+                if encoder is None or named != encoder.fingerprint:
+                    return encoders.mismatch(gallery.name, gallery.encoder_fingerprint, f"{field_name}: ")
+                fitting = encoder
+                return await patiently(lambda: self._from_picture(message, field_name, fitting, deadline_s), deadline_s)
             except ShituError as error:
                 return error
 
@@ -63,13 +67,15 @@ class PictureItems:
             return PreparedItems(await _side_by_side(one, messages), named)
 
     async def query_vectors(
-        self, queries: Sequence[pb.Query], encoder_fingerprint: str, deadline_s: float | None
+        self, queries: Sequence[pb.Query], encoder_fingerprint: str, gallery: str, deadline_s: float | None
     ) -> PreparedQueries:
         """See `ItemSource`."""
-        named = encoder_fingerprint or self.default_encoder.fingerprint
+        encoder = None
+        if any(query.WhichOneof("source") == "image" for query in queries):
+            encoder = await self._encoder_for(gallery, encoder_fingerprint, deadline_s)
 
         async def one(index: int, query: pb.Query) -> Vectors:
-            vector = partial(self._query_vector, query, f"queries[{index}]", encoder_fingerprint, deadline_s)
+            vector = partial(self._query_vector, query, f"queries[{index}]", encoder, encoder_fingerprint, deadline_s)
             # A single query is refused at once, like any request; many are a bulk call.
             return await vector() if len(queries) == 1 else await patiently(vector, deadline_s)
 
@@ -78,23 +84,39 @@ class PictureItems:
             raise EncoderMismatchError(
                 f"queries: expected vectors of one encoder, got lengths {sorted({len(row) for row in rows})}"
             )
+        named = encoder.fingerprint if encoder is not None else encoder_fingerprint
         return PreparedQueries(np.stack(rows), named)
 
+    async def _encoder_for(self, gallery: str, encoder_fingerprint: str, deadline_s: float | None) -> ServedEncoder:
+        if not encoder_fingerprint:
+            return await self._pipeline.encoder_of(gallery, deadline_s=deadline_s)
+        encoder = self._pipeline.encoders.of(encoder_fingerprint)
+        if encoder is None:
+            served = ", ".join(map(str, self._pipeline.encoders.entries))
+            raise EncoderMismatchError(
+                f"queries: pictures are embedded by {served}, the request names encoder {shown(encoder_fingerprint)}; "
+                f"name one of these or none, or send vectors"
+            )
+        return encoder
+
     async def _query_vector(
-        self, query: pb.Query, field: str, encoder_fingerprint: str, deadline_s: float | None
+        self,
+        query: pb.Query,
+        field: str,
+        encoder: ServedEncoder | None,
+        encoder_fingerprint: str,
+        deadline_s: float | None,
     ) -> Vectors:
-        own = self.default_encoder.fingerprint
         source = query.WhichOneof("source")
         if source == "vector":
             _check_named(encoder_fingerprint)
             return vector_of(query.vector, f"{field}.vector")
         if source is None:
             raise InvalidArgumentError(field, "expected an image or a vector, got neither")
-        if encoder_fingerprint not in {"", own}:
-            raise EncoderMismatchError(
-                f"{field}: pictures are embedded by encoder {own}, the request names {shown(encoder_fingerprint)}"
-            )
-        embedded = await self._pipeline.embed_item(query.image, boxes_of(()), field_name=field, deadline_s=deadline_s)
+        assert encoder is not None  # there is an image
+        embedded = await self._pipeline.embed_item(
+            query.image, boxes_of(()), encoder, field_name=field, deadline_s=deadline_s
+        )
         return embedded.vector
 
     async def _from_vector(
@@ -109,9 +131,13 @@ class PictureItems:
         kept.image = await self._pipeline.preview(message.image, boxes, field_name=field, deadline_s=deadline_s)
         return vector_item(kept, field)
 
-    async def _from_picture(self, message: pb.NewItem, field: str, deadline_s: float | None) -> NewItem:
+    async def _from_picture(
+        self, message: pb.NewItem, field: str, encoder: ServedEncoder, deadline_s: float | None
+    ) -> NewItem:
         boxes = boxes_of([message.box] if message.HasField("box") else [])
-        embedded = await self._pipeline.embed_item(message.image, boxes, field_name=field, deadline_s=deadline_s)
+        embedded = await self._pipeline.embed_item(
+            message.image, boxes, encoder, field_name=field, deadline_s=deadline_s
+        )
         return NewItem(
             id=message.id,
             label=message.label,
@@ -143,10 +169,3 @@ def _check_named(encoder_fingerprint: str) -> None:
             "encoder_fingerprint",
             "expected the encoder that made the vectors, as GetGallery or Embed name it, got nothing",
         )
-
-
-def _other_encoder(field: str, own: str, gallery: GalleryInfo) -> EncoderMismatchError:
-    return EncoderMismatchError(
-        f"{field}: gallery {gallery.name} is bound to encoder {shown(gallery.encoder_fingerprint)}, this server embeds pictures with "
-        f"{own}; send vectors of the gallery's encoder, or build a gallery with this one"
-    )

@@ -13,6 +13,7 @@ from shitu_server.admission import Admission, patiently
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.interceptors import Context, deadline_of, status_of
+from shitu_server.wire.encoders import encoders_response
 from shitu_server.wire.recognition import boxes_of, detect_response, embed_response, options_of, recognize_response
 
 _MAX_REQUEST_ID_LENGTH: Final = 128
@@ -117,8 +118,19 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
         """Embed boxes or the whole picture."""
-        embedding = await self._pipeline.embed(request.image, boxes_of(request.boxes), deadline_s=deadline_of(context))
+        encoder = self._pipeline.encoders.named(request.encoder)
+        embedding = await self._pipeline.embed(
+            request.image, boxes_of(request.boxes), encoder, deadline_s=deadline_of(context)
+        )
         return embed_response(embedding)
+
+    async def ListEncoders(  # noqa: N802
+        self,
+        request: pb.ListEncodersRequest,  # noqa: ARG002  # there is nothing in it
+        context: Context,  # noqa: ARG002  # nothing waits
+    ) -> pb.ListEncodersResponse:
+        """Say what is served."""
+        return encoders_response(self._pipeline.encoders)
 
     async def _recognize(self, request: pb.RecognizeRequest, deadline_s: float | None) -> pb.RecognizeResponse:
         options = options_of(request.options)

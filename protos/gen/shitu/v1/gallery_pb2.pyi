@@ -29,14 +29,16 @@ class Gallery(_message.Message):
     def __init__(self, name: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., dimension: _Optional[int] = ..., item_count: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.GalleryState, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateGalleryRequest(_message.Message):
-    __slots__ = ("name", "encoder_fingerprint", "dimension")
+    __slots__ = ("name", "encoder_fingerprint", "dimension", "encoder")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
     name: str
     encoder_fingerprint: str
     dimension: int
-    def __init__(self, name: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., dimension: _Optional[int] = ...) -> None: ...
+    encoder: str
+    def __init__(self, name: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., dimension: _Optional[int] = ..., encoder: _Optional[str] = ...) -> None: ...
 
 class CreateGalleryResponse(_message.Message):
     __slots__ = ("gallery",)

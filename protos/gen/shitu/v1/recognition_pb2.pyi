@@ -27,6 +27,20 @@ class UnknownReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNKNOWN_REASON_UNSPECIFIED: _ClassVar[UnknownReason]
     UNKNOWN_REASON_EMPTY_GALLERY: _ClassVar[UnknownReason]
     UNKNOWN_REASON_SCORE_BELOW_THRESHOLD: _ClassVar[UnknownReason]
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FP32: _ClassVar[Precision]
+    PRECISION_FP16: _ClassVar[Precision]
+    PRECISION_BF16: _ClassVar[Precision]
+    PRECISION_INT8: _ClassVar[Precision]
+
+class Profile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROFILE_UNSPECIFIED: _ClassVar[Profile]
+    PROFILE_TRAINED: _ClassVar[Profile]
+    PROFILE_PADDLEX: _ClassVar[Profile]
 BOX_SOURCE_UNSPECIFIED: BoxSource
 BOX_SOURCE_DETECTED: BoxSource
 BOX_SOURCE_REQUESTED: BoxSource
@@ -37,6 +51,14 @@ VERDICT_UNKNOWN: Verdict
 UNKNOWN_REASON_UNSPECIFIED: UnknownReason
 UNKNOWN_REASON_EMPTY_GALLERY: UnknownReason
 UNKNOWN_REASON_SCORE_BELOW_THRESHOLD: UnknownReason
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FP32: Precision
+PRECISION_FP16: Precision
+PRECISION_BF16: Precision
+PRECISION_INT8: Precision
+PROFILE_UNSPECIFIED: Profile
+PROFILE_TRAINED: Profile
+PROFILE_PADDLEX: Profile
 
 class RecognizeRequest(_message.Message):
     __slots__ = ("image", "gallery", "options")
@@ -179,12 +201,14 @@ class DetectedObject(_message.Message):
     def __init__(self, box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., score: _Optional[float] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("image", "boxes")
+    __slots__ = ("image", "boxes", "encoder")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     BOXES_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     boxes: _containers.RepeatedCompositeFieldContainer[_types_pb2.Box]
-    def __init__(self, image: _Optional[bytes] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ...) -> None: ...
+    encoder: str
+    def __init__(self, image: _Optional[bytes] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ..., encoder: _Optional[str] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("vectors", "encoder_fingerprint", "timings")
@@ -195,3 +219,33 @@ class EmbedResponse(_message.Message):
     encoder_fingerprint: str
     timings: _types_pb2.StageTimings
     def __init__(self, vectors: _Optional[_Iterable[_Union[_types_pb2.Vector, _Mapping]]] = ..., encoder_fingerprint: _Optional[str] = ..., timings: _Optional[_Union[_types_pb2.StageTimings, _Mapping]] = ...) -> None: ...
+
+class ListEncodersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListEncodersResponse(_message.Message):
+    __slots__ = ("encoders",)
+    ENCODERS_FIELD_NUMBER: _ClassVar[int]
+    encoders: _containers.RepeatedCompositeFieldContainer[Encoder]
+    def __init__(self, encoders: _Optional[_Iterable[_Union[Encoder, _Mapping]]] = ...) -> None: ...
+
+class Encoder(_message.Message):
+    __slots__ = ("name", "version", "fingerprint", "dimension", "precision", "profile", "default_match_threshold", "is_default")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_MATCH_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    fingerprint: str
+    dimension: int
+    precision: Precision
+    profile: Profile
+    default_match_threshold: float
+    is_default: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., dimension: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., profile: _Optional[_Union[Profile, str]] = ..., default_match_threshold: _Optional[float] = ..., is_default: _Optional[bool] = ...) -> None: ...

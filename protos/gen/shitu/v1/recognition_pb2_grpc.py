@@ -63,6 +63,11 @@ class RecognitionServiceStub:
                 request_serializer=shitu_dot_v1_dot_recognition__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=shitu_dot_v1_dot_recognition__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.ListEncoders = channel.unary_unary(
+                '/shitu.v1.RecognitionService/ListEncoders',
+                request_serializer=shitu_dot_v1_dot_recognition__pb2.ListEncodersRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_recognition__pb2.ListEncodersResponse.FromString,
+                _registered_method=True)
 
 
 class RecognitionServiceServicer:
@@ -108,6 +113,13 @@ class RecognitionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEncoders(self, request, context):
+        """The encoders that are served, of each the newest version first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecognitionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,6 +147,11 @@ def add_RecognitionServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=shitu_dot_v1_dot_recognition__pb2.EmbedRequest.FromString,
                     response_serializer=shitu_dot_v1_dot_recognition__pb2.EmbedResponse.SerializeToString,
+            ),
+            'ListEncoders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEncoders,
+                    request_deserializer=shitu_dot_v1_dot_recognition__pb2.ListEncodersRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_recognition__pb2.ListEncodersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -276,6 +293,33 @@ class RecognitionService:
             '/shitu.v1.RecognitionService/Embed',
             shitu_dot_v1_dot_recognition__pb2.EmbedRequest.SerializeToString,
             shitu_dot_v1_dot_recognition__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEncoders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.RecognitionService/ListEncoders',
+            shitu_dot_v1_dot_recognition__pb2.ListEncodersRequest.SerializeToString,
+            shitu_dot_v1_dot_recognition__pb2.ListEncodersResponse.FromString,
             options,
             channel_credentials,
             insecure,
