@@ -78,7 +78,13 @@ class ModelServing:
         _log.warning("the models were reloaded: %s", served)
         if self._triton is not None:
             await asyncio.sleep(_FAREWELL_S)
-            await self._triton.change(self._models(served))
+            await self._let_go(self._triton, served)
+
+    async def _let_go(self, triton: EmbeddedTriton, served: Served) -> None:
+        try:
+            await triton.change(self._models(served))
+        except ConfigurationError as error:
+            _log.warning("former versions of models stay loaded until the next reload: %s", error.message)
 
     async def _prepare(self, served: Served) -> None:
         """Have all that is to be served loaded beside all that is served."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from shitu_models.fingerprint import fingerprint_of, weights_digest
@@ -86,8 +86,15 @@ def served_by(settings: Settings) -> Served:
         ConfigurationError: as `find_served`, or there is no repository.
     """
     if settings.served_file is not None:
-        return _SERVED.validate_json(settings.served_file.read_bytes())
+        return _read(settings.served_file)
     return find_served(repository_of(settings), settings.detector, settings.encoders, settings.profile)
+
+
+def _read(path: Path) -> Served:
+    try:
+        return _SERVED.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigurationError(f"served_file: {path} is not what `shitu serve` writes ({error}); unset it") from error
 
 
 def repository_of(settings: Settings) -> Path:

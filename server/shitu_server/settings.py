@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     max_calls_in_flight: Annotated[int, Field(ge=1)] = 1024
     """Calls of any kind at one gateway, health among them; gRPC itself refuses what is over it."""
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
-    """At the encoder, from one gateway: about three times its max_batch."""
+    """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from shitu_models.specs import Profile
+from shitu_models.triton_config import Accelerator
+from shitu_server.errors import ConfigurationError
+from shitu_server.settings import load_settings
+
+
+def test_encoders_are_named_with_commas(monkeypatch):
+    monkeypatch.setenv("SHITU_ENCODER", "demo_rec, second")
+    assert load_settings({}).encoders == ("demo_rec", "second")
+    assert load_settings({"encoder": "third"}).encoders == ("third",)
+
+
+@pytest.mark.parametrize("wrong", ["", "a,", "a,a"])
+def test_encoders_differ_and_have_names(wrong):
+    with pytest.raises(ConfigurationError, match=r"SHITU_ENCODER: .*one or more different names with commas between"):
+        load_settings({"encoder": wrong})
+
+
+@pytest.mark.parametrize(("name", "value"), [("profile", "other"), ("accelerator", "abacus"), ("instances", 0)])
+def test_wrong_options_are_named(name, value):
+    with pytest.raises(ConfigurationError, match=f"SHITU_{name.upper()}: .*got {value!r}"):
+        load_settings({name: value})
+
+
+def test_a_child_reads_the_same(monkeypatch):
+    settings = load_settings({"encoder": "a,b", "profile": "paddlex", "accelerator": "openvino", "instances": 2})
+    for name, value in settings.as_environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings({}) == settings
+    assert (settings.profile, settings.accelerator) == (Profile.PADDLEX, Accelerator.OPENVINO)
