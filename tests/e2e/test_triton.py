@@ -54,26 +54,28 @@ def tensors(spec: ModelSpec):
     return [pixels], outputs
 
 
-def save(repository: Path, spec: ModelSpec, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+def save(
+    repository: Path, spec: ModelSpec, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], version: int = 1
+) -> None:
     inputs, outputs = tensors(spec)
     weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, spec.name, inputs, outputs, weights)
-    path = weights_path(repository, spec)
+    path = weights_path(repository, spec, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     write_configs(repository, [spec])
 
 
-def save_encoder(repository: Path, spec: ModelSpec) -> None:
+def save_encoder(repository: Path, spec: ModelSpec, version: int = 1) -> None:
     node = helper.make_node
-    weights = np.random.default_rng(1).normal(size=(spec.input_size**2 * 3, spec.embedding_dimension))
+    weights = np.random.default_rng(version).normal(size=(spec.input_size**2 * 3, spec.embedding_dimension))
     nodes = [
         node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
         node("Flatten", ["floats"], ["flat"]),
         node("MatMul", ["flat", "weights"], ["product"]),
         node("LpNormalization", ["product"], ["embedding"], axis=1, p=2),
     ]
-    save(repository, spec, nodes, {"weights": weights.astype(np.float32)})
+    save(repository, spec, nodes, {"weights": weights.astype(np.float32)}, version)
 
 
 def save_detector(repository: Path, spec: ModelSpec) -> None:
@@ -527,6 +529,66 @@ class TestBrokenParts:
             assert time.monotonic() - start_s > 1 + 2
         await wait_for(lambda: triton.ready)
         await wait_for_model(detector)
+
+
+class TestVersions:
+    async def test_one_is_added_and_another_let_go(self, fragile, tmp_path):
+        triton, encoder, _ = fragile
+        repository = tmp_path / "models"
+        pixels = pixels_for(TINY_REC, 2)
+        before, stub = await encoder.embed(pixels), triton._stubs["tiny_rec", 1][0]
+        save_encoder(repository, TINY_REC, version=2)
+        await triton.change([triton_model(repository, TINY_REC, 1, 2)])
+        one, two = (TritonEncoder(encoder._connection, TINY_REC, "", version) for version in (1, 2))
+        assert np.array_equal(await one.embed(pixels), before)
+        assert not np.allclose(await two.embed(pixels), before, atol=0.1)
+        assert np.array_equal(await two.embed(pixels), await encoder.embed(pixels)), "the newest where none is named"
+        assert triton._stubs["tiny_rec", 1] == [stub]
+        await triton.change([triton_model(repository, TINY_REC, 2)])
+        await wait_for(lambda: not stub.is_running())
+        await asyncio.sleep(2 * triton._options.watch_interval_s)
+        assert triton.ready, "what was let go is not missed"
+        assert triton._reloads["tiny_rec"].failures == 0
+        with pytest.raises(UnavailableError):
+            await one.embed(pixels)
+        await two.embed(pixels)
+
+    async def test_where_one_model_fails_all_stay_as_they_were(self, fragile, tmp_path):
+        triton, encoder, detector = fragile
+        repository = tmp_path / "models"
+        save_encoder(repository, TINY_REC, version=2)
+        save_encoder(repository, replace(TINY_DET, max_boxes=0, embedding_dimension=8, task=Task.ENCODER), version=2)
+        wanted = [triton_model(repository, TINY_REC, 1, 2), triton_model(repository, TINY_DET, 1, 2)]
+        with pytest.raises(ConfigurationError, match=r"cannot load model tiny_det .*config\.pbtxt names output"):
+            await triton.change(wanted)
+        await detector.detect(pixels_for(TINY_DET, 1))
+        await encoder.embed(pixels_for(TINY_REC, 1))
+        assert set(triton._models["tiny_rec"].digests) == {1}
+        assert triton.ready
+        end_s = time.monotonic() + RECOVERY_LIMIT_S
+        while "tiny_rec version 2" not in await encoder._connection.missing([("tiny_rec", 2)]):
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.05)
+
+    async def test_another_configuration_needs_another_start(self, fragile, tmp_path):
+        triton, _, _ = fragile
+        with pytest.raises(ConfigurationError, match=r"tiny_rec: the new version differs .*restart `shitu serve`"):
+            await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, instance_count=2)])
+
+    async def test_one_of_several_instances_is_brought_back(self, tmp_path, repository):
+        twice = (triton_model(repository, TINY_REC, instance_count=2),)
+        server = embedded(repository, tmp_path, (), models=twice)
+        await server.start()
+        try:
+            first, _ = server._stubs["tiny_rec", 1]
+            first.kill()
+            await wait_for(lambda: not server.ready)
+            await wait_for(lambda: server.ready)
+            alive = server._stubs["tiny_rec", 1]
+            assert len([one for one in alive if one.is_running()]) >= 2
+            assert first not in alive
+        finally:
+            await server.stop()
 
 
 class TestStart:
