@@ -1,4 +1,10 @@
-"""Errors of training and conversion that a user can act on."""
+"""Errors of training and conversion that a user can act on.
+
+TrainError
+├── ConversionError   a source cannot be read or converted, or a model cannot be placed
+├── ParityError       the graph computes something else than the Paddle model
+└── DriftError        a reduced precision moves vectors or boxes too far
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,12 @@ class TrainError(Exception):
 
 
 class ConversionError(TrainError):
-    """paddle2onnx failed, or what it wrote does not have the expected inputs and outputs."""
+    """A source cannot be read or converted, or a model cannot be placed."""
 
 
 class ParityError(TrainError):
     """The exported graph does not compute what the Paddle model computes."""
+
+
+class DriftError(TrainError):
+    """A reduced precision moves vectors or boxes too far from those of FP32."""

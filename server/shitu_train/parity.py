@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,9 +16,15 @@ from shitu_models.boxes import nms
 from shitu_models.preprocessing import resize
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, PIXELS, ModelSpec, Task
 from shitu_train.arrays import float32
+from shitu_train.conversion.graph import RAW_BOXES, RAW_SCORES, with_raw_outputs
 from shitu_train.errors import ParityError
 from shitu_train.render import draw_picture, draw_scene, make_products
-from shitu_train.training.encoder import normalise
+from shitu_train.tensors import normalise
+
+Layer = Callable[[paddle.Tensor], Any]
+Outputs = list[NDArray[np.float32]]
+Rows = Sequence[Sequence[NDArray[Any]]]
+"""Outputs of each picture."""
 
 MOST_DIFFERENCE = 1e-4
 LEAST_COSINE = 0.99999
@@ -49,23 +57,98 @@ def fixed_pictures(spec: ModelSpec) -> NDArray[np.uint8]:
     return np.stack([*(resize(picture, spec) for picture in drawn), noise, *flat])
 
 
-def check_parity(layer: paddle.nn.Layer, onnx_bytes: bytes, spec: ModelSpec) -> Parity:
+def check_parity(layer: Layer, onnx_bytes: bytes, spec: ModelSpec) -> Parity:
     """Compares the Paddle layer (as it was exported) with the served graph, in batches of 1, 3 and 8.
+
+    Of a detector all boxes and scores are compared before the suppression, and the graph's suppression with a reference of it on
+    the graph's own boxes: of boxes that score alike to the last digit, Paddle and ONNX Runtime may keep different ones.
+
+    Args:
+        layer: normalised pictures float32 [n, 3, S, S] to embeddings [n, d], or to boxes [n, cells, 4] and scores [n, cells].
+        onnx_bytes: the served graph.
+        spec: the model.
 
     Raises:
         ParityError: a difference is over 1e-4 or a cosine under 0.99999, a value is NaN or infinite, or a detector finds
             no box on the pictures, so that there is nothing to compare.
     """
     pictures = fixed_pictures(spec)
-    wanted = _paddle_outputs(layer, pictures, spec)
-    if spec.task is Task.DETECTOR and not wanted[1].any():
+    if spec.task is Task.ENCODER:
+        wanted, got = _vectors(layer, pictures, spec), _onnx_outputs(onnx_bytes, [EMBEDDING], pictures)
+    else:
+        wanted, got = _detections(layer, onnx_bytes, pictures, spec)
+    return _checked(wanted, _finite(got, "ONNX", spec), spec)
+
+
+def check_recovery(layer: Layer, rows: Rows, spec: ModelSpec) -> Parity:
+    """Compares a layer with what the exported program, from which its weights were recovered, gave for the fixed pictures.
+
+    Args:
+        layer: as for `check_parity`.
+        rows: the program's outputs of each of `fixed_pictures`.
+        spec: the model.
+
+    Raises:
+        ParityError: as `check_parity`.
+    """
+    outputs = _paddle_outputs(layer, fixed_pictures(spec), spec)
+    encoder = spec.task is Task.ENCODER
+    found = [_unit(outputs[0])] if encoder else _in_shares(_suppressed(outputs[0], outputs[1], spec), spec)
+    return _checked(_program_outputs(rows, spec), _finite(found, "the recovered layer", spec), spec)
+
+
+def check_program(rows: Rows, onnx_bytes: bytes, spec: ModelSpec) -> Parity:
+    """Compares a served graph with the program that it was converted from, as it is; a detector at batch 1.
+
+    Raises:
+        ParityError: as `check_parity`.
+    """
+    pictures = fixed_pictures(spec)
+    if spec.task is Task.ENCODER:
+        got = _onnx_outputs(onnx_bytes, [EMBEDDING], pictures)
+    else:
+        got = _in_shares(_onnx_outputs(onnx_bytes, [DET_BOXES, DET_SCORES], pictures, (1,) * len(pictures)), spec)
+    return _checked(_program_outputs(rows, spec), _finite(got, "ONNX", spec), spec)
+
+
+def network_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
+    """Pictures uint8 [n, S, S, 3] as an exported program takes them, float32 [n, 3, S, S]."""
+    return float32(normalise(pictures.astype(np.float32), spec).numpy())
+
+
+def _program_outputs(rows: Rows, spec: ModelSpec) -> Outputs:
+    """What a program gave for each picture, in the shape of the served outputs."""
+    if spec.task is Task.ENCODER:
+        return _finite([_unit(np.concatenate([row[0] for row in rows]))], "the exported program", spec)
+    boxes = np.zeros((len(rows), spec.max_boxes, 4), np.float32)
+    scores = np.zeros((len(rows), spec.max_boxes), np.float32)
+    for i, row in enumerate(rows):
+        found = row[0].reshape(-1, 6)[: spec.max_boxes]
+        boxes[i, : len(found)], scores[i, : len(found)] = found[:, 2:], found[:, 1]
+    _check_finds(scores, spec)
+    return _finite(_in_shares([boxes, scores], spec), "the exported program", spec)
+
+
+def _check_finds(scores: NDArray[np.float32], spec: ModelSpec) -> None:
+    if not (scores > spec.nms_min_score).any():
         raise ParityError(
-            f"{spec.name}: expected a box that scores over {spec.nms_min_score} on the {len(pictures)} fixed pictures, "
-            "got none, so there is nothing to compare; train the detector longer"
+            f"{spec.name}: expected a box that scores over {spec.nms_min_score} on the fixed pictures, got none, "
+            "so there is nothing to compare; train the detector longer"
         )
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
-    got = _finite(_onnx_outputs(session, pictures, spec), "ONNX", spec)
-    parity = _compare(wanted, got, len(pictures))
+
+
+def _in_shares(outputs: Outputs, spec: ModelSpec) -> Outputs:
+    """Boxes over the input size, so that one limit serves all outputs; scores as they are."""
+    boxes, scores = outputs
+    return [boxes / np.float32(spec.input_size), scores]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _checked(wanted: Outputs, got: Outputs, spec: ModelSpec) -> Parity:
+    parity = _compare(wanted, got, len(wanted[0]))
     if not (parity.max_abs_difference < MOST_DIFFERENCE and parity.min_cosine > LEAST_COSINE):
         raise ParityError(
             f"{spec.name}: expected a difference under {MOST_DIFFERENCE} and a cosine over {LEAST_COSINE}, got {parity}"
@@ -73,50 +156,70 @@ def check_parity(layer: paddle.nn.Layer, onnx_bytes: bytes, spec: ModelSpec) -> 
     return parity
 
 
-def _paddle_outputs(layer: paddle.nn.Layer, pictures: NDArray[np.uint8], spec: ModelSpec) -> list[NDArray[np.float32]]:
-    layer.eval()
+def _vectors(layer: Layer, pictures: NDArray[np.uint8], spec: ModelSpec) -> Outputs:
+    (vectors,) = _finite(_paddle_outputs(layer, pictures, spec), "Paddle", spec)
+    return _finite([_unit(vectors)], "Paddle", spec)
+
+
+def _detections(
+    layer: Layer, onnx_bytes: bytes, pictures: NDArray[np.uint8], spec: ModelSpec
+) -> tuple[Outputs, Outputs]:
+    """What is wanted and what came: boxes (over the input size) and scores before the suppression, then after it."""
+    boxes, scores = _finite(_paddle_outputs(layer, pictures, spec), "Paddle", spec)
+    _check_finds(scores, spec)
+    names = [RAW_BOXES, RAW_SCORES, DET_BOXES, DET_SCORES]
+    raw_boxes, raw_scores, *served = _onnx_outputs(with_raw_outputs(onnx_bytes, spec), names, pictures)
+    _finite([raw_boxes, raw_scores], "ONNX", spec)
+    suppressed = _suppressed(raw_boxes, raw_scores, spec)
+    return (
+        [*_in_shares([boxes, scores], spec), *_in_shares(suppressed, spec)],
+        [*_in_shares([raw_boxes, raw_scores], spec), *_in_shares(served, spec)],
+    )
+
+
+def _paddle_outputs(layer: Layer, pictures: NDArray[np.uint8], spec: ModelSpec) -> Outputs:
+    """The layer's outputs, in batches of 4: a large model needs much memory for each picture."""
     with paddle.no_grad():
-        outputs = layer(normalise(pictures.astype(np.float32)))
-    if spec.task is Task.ENCODER:
-        (vectors,) = _finite([outputs.numpy()], "Paddle", spec)
-        return _finite([float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))], "Paddle", spec)
-    # Before the suppression, which would drop boxes whose score is NaN.
-    boxes, scores = _finite([part.numpy() for part in outputs], "Paddle", spec)
-    return _suppressed(boxes, scores, spec)
+        parts = [
+            _as_list(layer(normalise(pictures[start : start + 4].astype(np.float32), spec)))
+            for start in range(0, len(pictures), 4)
+        ]
+    return [np.concatenate([part.numpy() for part in column]) for column in zip(*parts, strict=True)]
 
 
-def _finite(outputs: list[NDArray[np.float32]], side: str, spec: ModelSpec) -> list[NDArray[np.float32]]:
+def _as_list(outputs: Any) -> list[paddle.Tensor]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def _finite(outputs: Outputs, side: str, spec: ModelSpec) -> Outputs:
     wrong = sum(int((~np.isfinite(output)).sum()) for output in outputs)
     if wrong:
         raise ParityError(f"{spec.name}: expected finite values from {side}, got {wrong} that are NaN or infinite")
     return outputs
 
 
-def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32], spec: ModelSpec) -> list[NDArray[np.float32]]:
-    """The reference of the NMS in the graph: zero-padded boxes (over the input size) and scores."""
+def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32], spec: ModelSpec) -> Outputs:
+    """The reference of the NMS in the graph: zero-padded boxes and scores."""
     all_boxes = np.zeros((len(boxes), spec.max_boxes, 4), np.float32)
     all_scores = np.zeros((len(boxes), spec.max_boxes), np.float32)
     for i, (own_boxes, own_scores) in enumerate(zip(boxes, scores, strict=True)):
         best = np.argsort(-own_scores, kind="stable")[: spec.nms_candidates]
         best = best[own_scores[best] > spec.nms_min_score]
         kept = best[nms(own_boxes[best], own_scores[best], spec.nms_iou)][: spec.max_boxes]
-        all_boxes[i, : len(kept)], all_scores[i, : len(kept)] = own_boxes[kept] / spec.input_size, own_scores[kept]
+        all_boxes[i, : len(kept)], all_scores[i, : len(kept)] = own_boxes[kept], own_scores[kept]
     return [all_boxes, all_scores]
 
 
 def _onnx_outputs(
-    session: onnxruntime.InferenceSession, pictures: NDArray[np.uint8], spec: ModelSpec
-) -> list[NDArray[np.float32]]:
-    names = [EMBEDDING] if spec.task is Task.ENCODER else [DET_BOXES, DET_SCORES]
-    starts = np.cumsum([0, *BATCHES])
+    onnx_bytes: bytes, names: list[str], pictures: NDArray[np.uint8], batches: Sequence[int] = BATCHES
+) -> Outputs:
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    starts = np.cumsum([0, *batches])
     parts = [session.run(names, {PIXELS: pictures[a:b]}) for a, b in pairwise(starts)]
-    outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if spec.task is Task.DETECTOR:
-        outputs[0] = outputs[0] / float32(spec.input_size)
-    return outputs
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _compare(wanted: list[NDArray[np.float32]], got: list[NDArray[np.float32]], pictures: int) -> Parity:
+def _compare(wanted: Outputs, got: Outputs, pictures: int) -> Parity:
     differences, cosines = [], []
     for left, right in zip(wanted, got, strict=True):
         if left.shape != right.shape:

@@ -11,9 +11,10 @@ import cv2
 import paddle
 
 from shitu_models.specs import SPECS, Task
+from shitu_train.architectures.catalogue import DecodedDetector
 from shitu_train.architectures.clip_vit import DEMO_REC, ClipEncoder
 from shitu_train.architectures.picodet import DEMO_DET, PicoDet, cell_centres
-from shitu_train.conversion.export import DecodedDetector, export_model
+from shitu_train.conversion.export import export_model
 from shitu_train.datasets.detector_batches import DetectorBatches
 from shitu_train.datasets.drawn import load_crops, load_scenes
 from shitu_train.datasets.encoder_batches import EncoderBatches, PhotoSet, load_photos

@@ -1,6 +1,6 @@
-"""CLIP's vision transformer with the neck of PP-ShiTuV2_rec_CLIP_vit_base, at any size.
+"""CLIP's vision transformer with the neck of PP-ShiTuV2_rec_CLIP_vit_base and _large, at any size.
 
-Parameter names, shapes and the order `norm -> @proj -> mean -> neck` are those of the official base checkpoint:
+Parameter names, shapes and the order `norm -> @proj -> mean -> neck` are those of the official checkpoints:
 `backbone.{pos_embed, cls_token, proj, patch_embed.proj.weight, ln_pre, blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2},
 norm}` and `neck.fc`. Its `head.weight` (the class centres of the loss) has no place here: the encoder ends with the neck.
 """
@@ -27,6 +27,8 @@ class ClipVitSize:
     heads: int
     projection: int
     embedding: int
+    mean_with_class_token: bool = False
+    """Whether the mean of the tokens includes the class token's, as in PaddleClas for the large model, but not for the base one."""
 
     @property
     def tokens(self) -> int:
@@ -35,6 +37,17 @@ class ClipVitSize:
 
 
 DEMO_REC = ClipVitSize(input_px=128, patch_px=16, width=192, depth=6, heads=3, projection=128, embedding=128)
+CLIP_VIT_BASE = ClipVitSize(input_px=224, patch_px=16, width=768, depth=12, heads=12, projection=512, embedding=512)
+CLIP_VIT_LARGE = ClipVitSize(
+    input_px=224,
+    patch_px=14,
+    width=1024,
+    depth=24,
+    heads=16,
+    projection=512,
+    embedding=512,
+    mean_with_class_token=True,
+)
 
 
 class _Attention(nn.Layer):
@@ -117,7 +130,8 @@ class ClipBackbone(nn.Layer):
         x = self.ln_pre(paddle.concat([cls, patches], axis=1))
         for block in self.blocks:
             x = block(x)
-        projected: paddle.Tensor = self.norm(x[:, 1:]).matmul(self.proj)
+        pooled = x if self.size.mean_with_class_token else x[:, 1:]
+        projected: paddle.Tensor = self.norm(pooled).matmul(self.proj)
         return projected.mean(axis=1)
 
 

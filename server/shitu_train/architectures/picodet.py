@@ -13,6 +13,8 @@ import paddle.nn.functional as F
 from numpy.typing import NDArray
 from paddle import nn
 
+from shitu_train.architectures.units import ConvUnit
+
 STRIDES: tuple[int, ...] = (8, 16, 32, 64)
 CELL_OFFSET = 0.5
 # Distances are expectations over the bins 0 to 7, in strides.
@@ -36,19 +38,6 @@ class PicoDetSize:
 
 
 DEMO_DET = PicoDetSize(input_px=320, stem=(16, 32), stages=(64, 96, 128, 128), depths=(2, 2, 2, 1), neck=48)
-
-
-class ConvUnit(nn.Layer):
-    """Convolution, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2D(inputs, outputs, kernel, stride, kernel // 2, bias_attr=False)
-        self.bn = nn.BatchNorm2D(outputs)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Features float32 [n, outputs, h, w]."""
-        return F.relu(self.bn(self.conv(x)))
 
 
 class PlainBackbone(nn.Layer):
@@ -140,15 +129,18 @@ def cell_centres(input_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 
 class BoxDecoder(nn.Layer):
-    """Logits [n, cells, 33] to boxes [n, cells, 4] (x0 y0 x1 y1 in input pixels, inside the picture) and scores [n, cells] in 0 to 1."""
+    """Logits [n, cells, 33] to boxes [n, cells, 4] (x0 y0 x1 y1 in input pixels) and scores [n, cells] in 0 to 1.
 
-    def __init__(self, input_px: int) -> None:
+    Boxes are cut to the picture where `clips` says so. PaddleX cuts them after its NMS, which compares boxes that reach outside.
+    """
+
+    def __init__(self, input_px: int, *, clips: bool = True) -> None:
         super().__init__()
         centres, strides = cell_centres(input_px)
-        self.input_px = input_px
-        self.register_buffer("centres", paddle.to_tensor(centres))
-        self.register_buffer("strides", paddle.to_tensor(strides[:, None]))
-        self.register_buffer("bins", paddle.arange(BINS, dtype="float32").reshape([BINS, 1]))
+        self.input_px, self._clips = input_px, clips
+        self.register_buffer("centres", paddle.to_tensor(centres), persistable=False)
+        self.register_buffer("strides", paddle.to_tensor(strides[:, None]), persistable=False)
+        self.register_buffer("bins", paddle.arange(BINS, dtype="float32").reshape([BINS, 1]), persistable=False)
 
     def forward(self, logits: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Boxes and scores."""
@@ -157,5 +149,7 @@ class BoxDecoder(nn.Layer):
         distances = shares.matmul(self.bins).reshape([-1, cells, 4]) * self.strides
         low = self.centres - distances[:, :, :2]
         high = self.centres + distances[:, :, 2:]
-        boxes = paddle.concat([low, high], axis=2).clip(0.0, float(self.input_px))
+        boxes = paddle.concat([low, high], axis=2)
+        if self._clips:
+            boxes = boxes.clip(0.0, float(self.input_px))
         return boxes, F.sigmoid(logits[:, :, 0])

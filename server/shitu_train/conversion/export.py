@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import onnx
 import paddle
 
 from shitu_models.specs import ModelSpec, Task
-from shitu_train.architectures.picodet import BoxDecoder, PicoDet
 from shitu_train.conversion.graph import complete_detector, complete_encoder
 from shitu_train.conversion.paddle2onnx_process import export_layer
 from shitu_train.parity import Parity, check_parity
-
-
-class DecodedDetector(paddle.nn.Layer):
-    """A detector with its decoder: normalised pictures to boxes [n, cells, 4] and scores [n, cells]."""
-
-    def __init__(self, detector: PicoDet) -> None:
-        super().__init__()
-        self.detector = detector
-        self.decode = BoxDecoder(detector.size.input_px)
-
-    def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Boxes and scores of `image`."""
-        boxes, scores = self.decode(self.detector(image))
-        return boxes, scores
 
 
 def exported_graph(layer: paddle.nn.Layer, spec: ModelSpec) -> onnx.ModelProto:
@@ -35,10 +19,8 @@ def exported_graph(layer: paddle.nn.Layer, spec: ModelSpec) -> onnx.ModelProto:
     Raises:
         ConversionError: paddle2onnx failed.
     """
-    with tempfile.TemporaryDirectory(prefix="shitu-export-") as folder:
-        plain = onnx.load(str(export_layer(layer, spec.input_size, Path(folder))))
     complete = complete_encoder if spec.task is Task.ENCODER else complete_detector
-    return complete(plain, spec)
+    return complete(export_layer(layer, spec.input_size), spec)
 
 
 def export_model(layer: paddle.nn.Layer, spec: ModelSpec, repository: Path) -> Parity:

@@ -16,6 +16,8 @@ from shitu_train.conversion.paddle2onnx_process import OPSET
 from shitu_train.errors import ConversionError
 
 BATCH = "batch"
+RAW_BOXES, RAW_SCORES = "raw_boxes", "raw_scores"
+"""Tensors of a served detector before its suppression: [batch, cells, 4] and [batch, cells]; no outputs of it."""
 # The oldest ONNX Runtime that must load the files (1.17) reads up to IR 9; opset 17 belongs to IR 8.
 IR_VERSION = 8
 _ELEMENT = {DataType.UINT8: TensorProto.UINT8, DataType.FLOAT32: TensorProto.FLOAT}
@@ -32,9 +34,38 @@ def complete_encoder(plain: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto
 def complete_detector(plain: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """The served detector: `pixels` uint8 [batch, S, S, 3] to `det_boxes` [batch, 100, 4] and `det_scores` [batch, 100]."""
     image, (boxes, scores) = _core(plain, outputs=2)
+    _rename(plain.graph, {boxes: RAW_BOXES, scores: RAW_SCORES})
     builder = GraphBuilder()
-    _suppress(builder, boxes, scores, spec)
+    _suppress(builder, RAW_BOXES, RAW_SCORES, spec)
     return _assemble(plain, _preprocessing(spec, image), builder, spec)
+
+
+def complete_single_detector(plain: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    """The served detector of an export that suppresses by itself, one picture at a time: its rows [m, 6] become padded outputs."""
+    scale = [value.name for value in plain.graph.input if value.name == "scale_factor"]
+    plain.graph.initializer.extend(numpy_helper.from_array(float32([[1, 1]]), name) for name in scale)
+    image, (rows, _) = _core(plain, outputs=2)
+    builder = GraphBuilder()
+    padding = builder.constant(np.zeros((spec.max_boxes, 6), np.float32))
+    (padded,) = builder.add("Concat", [rows, padding], axis=0)
+    for output, start, stop in ((DET_BOXES, 2, 6), (DET_SCORES, 1, 2)):
+        bounds = [int64([0, start]), int64([spec.max_boxes, stop]), int64([0, 1])]
+        (part,) = builder.add("Slice", [padded, *(builder.constant(bound) for bound in bounds)])
+        shape = [1, spec.max_boxes, 4] if output == DET_BOXES else [1, spec.max_boxes]
+        builder.add("Reshape", [part, builder.constant(int64(shape))], output=output)
+    return _assemble(plain, _preprocessing(spec, image), builder, spec)
+
+
+def with_raw_outputs(content: bytes, spec: ModelSpec) -> bytes:
+    """A served detector that gives RAW_BOXES and RAW_SCORES too."""
+    model = onnx.load_from_string(content)
+    shapes: dict[str, list[str | int | None]] = {RAW_BOXES: [BATCH, "cells", 4], RAW_SCORES: [BATCH, "cells"]}
+    produced = {name for node in model.graph.node for name in node.output}
+    if not produced.issuperset(shapes):
+        raise ConversionError(f"{spec.name}: expected tensors {sorted(shapes)} in the graph, found none of these names")
+    for name, shape in shapes.items():
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return bytes(model.SerializeToString())
 
 
 class GraphBuilder:
@@ -69,6 +100,15 @@ def _core(plain: onnx.ModelProto, outputs: int) -> tuple[str, list[str]]:
     if len(images) != 1 or len(names) != outputs:
         raise ConversionError(f"expected 1 input and {outputs} outputs of the export, got {images} and {names}")
     return images[0], names
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Gives tensors of a graph other names."""
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    for value in graph.output:
+        value.name = names.get(value.name, value.name)
 
 
 def _preprocessing(spec: ModelSpec, image: str) -> GraphBuilder:

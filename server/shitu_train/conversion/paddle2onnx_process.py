@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import onnx
 import paddle
 
 from shitu_train.errors import ConversionError
@@ -19,18 +21,35 @@ paddle2onnx.export(sys.argv[1], sys.argv[2], sys.argv[3], opset_version=int(sys.
 """
 
 
-def export_layer(layer: paddle.nn.Layer, input_px: int, folder: Path) -> Path:
-    """Exports `layer` (its `forward` takes normalised pictures [n, 3, S, S]) and returns the path of the plain ONNX file in `folder`.
+def export_layer(layer: paddle.nn.Layer, input_px: int) -> onnx.ModelProto:
+    """Returns the plain ONNX graph of `layer` (its `forward` takes normalised pictures [n, 3, S, S]).
 
     Raises:
         ConversionError: paddle2onnx failed; the message holds the end of its output.
     """
     layer.eval()
-    saved, plain = folder / "paddle_model", folder / "plain.onnx"
     spec = paddle.static.InputSpec([None, 3, input_px, input_px], "float32", "image")
-    paddle.jit.save(layer, str(saved), input_spec=[spec])
-    command = [sys.executable, "-c", _SCRIPT, f"{saved}.json", f"{saved}.pdiparams", str(plain), str(OPSET)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    if done.returncode != 0 or not plain.exists():
+    with tempfile.TemporaryDirectory(prefix="shitu-export-") as folder:
+        saved = Path(folder) / "paddle_model"
+        paddle.jit.save(layer, str(saved), input_spec=[spec])
+        return export_program(saved.with_suffix(".json"))
+
+
+def export_program(program: Path) -> onnx.ModelProto:
+    """Returns the plain ONNX graph of `<stem>.json` or `<stem>.pdmodel` with its `<stem>.pdiparams`. Raises as `export_layer`."""
+    with tempfile.TemporaryDirectory(prefix="shitu-export-") as folder:
+        plain = Path(folder) / "plain.onnx"
+        arguments = [str(program), str(program.with_suffix(".pdiparams")), str(plain), str(OPSET)]
+        _run([sys.executable, "-c", _SCRIPT, *arguments])
+        if not plain.exists():
+            raise ConversionError(f"paddle2onnx wrote nothing for {program}")
+        return onnx.load(str(plain))
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConversionError(f"paddle2onnx did not end within {TIME_LIMIT_S:g} s") from error
+    if done.returncode != 0:
         raise ConversionError(f"paddle2onnx ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    return plain

@@ -11,13 +11,14 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
+from shitu_models.specs import DEMO_DET
 from shitu_train.architectures.picodet import BINS, BoxDecoder, PicoDet, cell_centres
 from shitu_train.arrays import float32
 from shitu_train.datasets.detector_batches import DetectorBatch, DetectorBatches
 from shitu_train.losses import distribution_focal, giou, varifocal
+from shitu_train.tensors import normalise
 from shitu_train.training.budget import Budget, learning_rate
 from shitu_train.training.checkpoint import Saver
-from shitu_train.training.encoder import normalise
 from shitu_train.training.feed import prefetch
 from shitu_train.training.reporting import Reporter
 
@@ -95,7 +96,7 @@ class DetectorTrainer:
         """One step; returns the loss."""
         self.detector.train()
         self.optimiser.set_lr(learning_rate(self.run.base_rate, budget, self.run.warmup_steps))
-        loss = self.loss(self.detector(normalise(batch.pictures)), batch)
+        loss = self.loss(self.detector(normalise(batch.pictures, DEMO_DET)), batch)
         loss.backward()
         self.optimiser.step()
         self.optimiser.clear_grad()

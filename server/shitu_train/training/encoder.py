@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from shitu_models.specs import DEMO_REC
 from shitu_train.architectures.clip_vit import ClipEncoder
-from shitu_train.arrays import float32
 from shitu_train.datasets.encoder_batches import EncoderBatches
 from shitu_train.losses import ArcMargin
+from shitu_train.tensors import normalise
 from shitu_train.training.budget import Budget, learning_rate
 from shitu_train.training.checkpoint import Saver
 from shitu_train.training.feed import prefetch
@@ -34,12 +34,6 @@ class EncoderRun:
     base_rate: float = 6e-4
     weight_decay: float = 0.05
     warmup_steps: int = 300
-
-
-def normalise(pictures: NDArray[np.float32]) -> paddle.Tensor:
-    """Pictures float32 [n, S, S, 3] in 0 to 255 as the networks take them: [n, 3, S, S], less the mean, by the deviation."""
-    mean, std = float32(DEMO_REC.mean) * 255, float32(DEMO_REC.std) * 255
-    return paddle.to_tensor(np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class EncoderTrainer:
         self.encoder.train()
         self.optimiser.set_lr(learning_rate(self.run.base_rate, budget, self.run.warmup_steps))
         margin = MARGIN * float(np.clip((budget.progress - MARGIN_FROM) / (MARGIN_FULL - MARGIN_FROM), 0, 1))
-        embedding = self.encoder(normalise(pictures), _kept_patches(self.encoder.size.tokens, budget))
+        embedding = self.encoder(normalise(pictures, DEMO_REC), _kept_patches(self.encoder.size.tokens, budget))
         loss = self.head(embedding, paddle.to_tensor(labels), margin)
         loss.backward()
         self.optimiser.step()

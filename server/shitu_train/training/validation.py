@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from shitu_models.boxes import nms
 from shitu_models.specs import DEMO_DET as SPEC_DEMO_DET
+from shitu_models.specs import DEMO_REC as SPEC_DEMO_REC
 from shitu_train.architectures.clip_vit import ClipEncoder
 from shitu_train.architectures.picodet import BoxDecoder, PicoDet
 from shitu_train.datasets.drawn import CROP_MARGIN, CropSet, SceneSet
 from shitu_train.evaluation import recall_at_1
 from shitu_train.matching import match
-from shitu_train.training.encoder import normalise
+from shitu_train.tensors import normalise
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _embed(encoder: ClipEncoder, pictures: NDArray[np.uint8], batch: int = 64) -
     encoder.eval()
     with paddle.no_grad():
         rows = [
-            encoder(normalise(pictures[i : i + batch].astype(np.float32))).numpy()
+            encoder(normalise(pictures[i : i + batch].astype(np.float32), SPEC_DEMO_REC)).numpy()
             for i in range(0, len(pictures), batch)
         ]
     embeddings = np.concatenate(rows)
@@ -71,7 +72,9 @@ def detection_recall(
     objects = found = right = 0
     for start in range(0, len(scenes.images), batch):
         with paddle.no_grad():
-            decoded = decode(detector(normalise(scenes.images[start : start + batch].astype(np.float32))))
+            decoded = decode(
+                detector(normalise(scenes.images[start : start + batch].astype(np.float32), SPEC_DEMO_DET))
+            )
         for row, (boxes, scores) in enumerate(zip(*(part.numpy() for part in decoded), strict=True)):
             likely = scores >= threshold
             kept = boxes[likely][nms(boxes[likely], scores[likely], SPEC_DEMO_DET.nms_iou)]
