@@ -16,7 +16,7 @@ import pytest
 from tests.file_server import Behaviour, FileServer, Proxy, running
 from tests.small_disk import SMALL_DISK_BYTES, small_disk
 
-from shitu_models.download import (
+from shitu_models.downloads.downloader import (
     AddressError,
     BusyError,
     DigestMismatchError,
@@ -32,7 +32,7 @@ from shitu_models.download import (
     TooLargeError,
     adopt,
 )
-from shitu_models.files import opened_alone
+from shitu_models.downloads.files import opened_alone
 
 PATH = "models/weights.pdparams"
 CONTENT = bytes(range(256)) * 2048  # 512 KiB
@@ -44,7 +44,7 @@ LIMITS = DownloadLimits(read_timeout_s=5, attempts=3, first_wait_s=0.01, progres
 CHILD = """
 import sys
 from pathlib import Path
-from shitu_models.download import Downloader, DownloadError, RemoteFile
+from shitu_models.downloads.downloader import Downloader, DownloadError, RemoteFile
 base, folder, lock = sys.argv[1:]
 try:
     Downloader(Path(folder), Path(lock)).fetch(RemoteFile("models/weights.pdparams", base, 1 << 20))

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from tests.small_disk import SMALL_DISK_BYTES, small_disk
 
-from shitu_models.archive import (
+from shitu_models.downloads.archive import (
     ArchiveLimits,
     ArchiveStorageError,
     DamagedArchiveError,
     UnsafeArchiveError,
     extract,
 )
-from shitu_models.files import opened_alone
+from shitu_models.downloads.files import opened_alone
 
 WEIGHTS = bytes(range(256)) * 40
 GOOD = {"inference.json": b"{}", "inference.pdiparams": WEIGHTS, "inference.yml": b"a: 1\n"}
@@ -294,7 +294,7 @@ def test_a_limit_on_files_is_a_full_disk(write, folder):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    child = "import sys; from pathlib import Path; from shitu_models.archive import *\n"
+    child = "import sys; from pathlib import Path; from shitu_models.downloads.archive import *\n"
     child += "try: extract(Path(sys.argv[1]), Path(sys.argv[2]))\nexcept ArchiveStorageError as error: print(error)"
     command = [sys.executable, "-c", child, str(write()), str(folder)]
     result = subprocess.run(command, check=True, text=True, capture_output=True, preexec_fn=limit, timeout=60)

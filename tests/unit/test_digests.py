@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shitu_models.digests import DamagedLockError, DifferentDigestError, DigestLock
+from shitu_models.downloads.digests import DamagedLockError, DifferentDigestError, DigestLock
 
 ONE, OTHER = "1" * 64, "2" * 64
 FILE = Path("/cache/a.tar")
@@ -18,7 +18,7 @@ FILE = Path("/cache/a.tar")
 WRITER = """
 import sys
 from pathlib import Path
-from shitu_models.digests import DigestLock
+from shitu_models.downloads.digests import DigestLock
 lock = DigestLock(Path(sys.argv[1]))
 for index in range(25):
     lock.check(f"{sys.argv[2]}/{index}", "1" * 64, index, Path("x"))

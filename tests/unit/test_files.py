@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from shitu_models.files import opened_alone
+from shitu_models.downloads.files import opened_alone
 
 COUNTER = """
 import sys
 from pathlib import Path
-from shitu_models.files import opened_alone
+from shitu_models.downloads.files import opened_alone
 guard, counter = Path(sys.argv[1]), Path(sys.argv[2])
 counted = 0
 while counted < 600:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shitu_models.remote_file import RemoteFile
-from shitu_models.sources import OFFICIAL, PADDLECLAS_BASE, PADDLEX_BASE
+from shitu_models.downloads.remote_file import RemoteFile
+from shitu_models.downloads.sources import OFFICIAL, PADDLECLAS_BASE, PADDLEX_BASE
 from shitu_models.specs import OFFICIAL_SPECS
 
 ALL = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from shitu_models.remote_file import RemoteFile
+from shitu_models.downloads.remote_file import RemoteFile
 from shitu_models.specs import (
     PP_SHITUV2_DET,
     PP_SHITUV2_REC,

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from shitu_models.files import opened_alone, sync_folder
+from shitu_models.downloads.files import opened_alone, sync_folder
 
 _MAX_LOCK_BYTES: Final = 1 << 20
 """A lock file of 1 MiB would name thousands of files; there are a dozen."""

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from shitu_models.http_source import check_base
+from shitu_models.downloads.http_source import check_base
 
 ELSEWHERE: Final = "get the file elsewhere and name it with --from-file, or name a mirror with --mirror"
 """What to do where a server does not give a file."""

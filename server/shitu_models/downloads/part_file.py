@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from shitu_models.files import NO_ROOM, opened_alone, sync_folder
+from shitu_models.downloads.files import NO_ROOM, opened_alone, sync_folder
 
 _BLOCK_BYTES: Final = 1 << 20
 

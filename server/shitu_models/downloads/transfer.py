@@ -11,9 +11,9 @@ from http.client import HTTPException
 from typing import Final
 from urllib.error import HTTPError, URLError
 
-from shitu_models.http_source import Answer, HttpSource, RefusedAnswerError
-from shitu_models.part_file import PartFile
-from shitu_models.remote_file import (
+from shitu_models.downloads.http_source import Answer, HttpSource, RefusedAnswerError
+from shitu_models.downloads.part_file import PartFile
+from shitu_models.downloads.remote_file import (
     ELSEWHERE,
     DiskFullError,
     GaveUpError,

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from shitu_models.digests import DamagedLockError, DifferentDigestError, DigestLock
-from shitu_models.files import NO_ROOM
-from shitu_models.http_source import HttpSource, Timeouts, check_base
-from shitu_models.part_file import PartFile
-from shitu_models.remote_file import (
+from shitu_models.downloads.digests import DamagedLockError, DifferentDigestError, DigestLock
+from shitu_models.downloads.files import NO_ROOM
+from shitu_models.downloads.http_source import HttpSource, Timeouts, check_base
+from shitu_models.downloads.part_file import PartFile
+from shitu_models.downloads.remote_file import (
     ELSEWHERE,
     AddressError,
     BusyError,
@@ -31,7 +31,7 @@ from shitu_models.remote_file import (
     TooLargeError,
     too_large,
 )
-from shitu_models.transfer import Advance, DownloadLimits, Transfer
+from shitu_models.downloads.transfer import Advance, DownloadLimits, Transfer
 
 __all__ = [  # what a caller needs, in one place
     "AddressError",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from shitu_models.files import NO_ROOM, opened_alone, sync_folder
+from shitu_models.downloads.files import NO_ROOM, opened_alone, sync_folder
 
 WEIGHTS_FILE: Final = "inference.pdiparams"
 """Paddle's weights in an inference directory."""
