@@ -13,7 +13,7 @@ from shitu_models.triton_config import TritonConfigOptions
 from shitu_server.accelerators import check_accelerator
 from shitu_server.errors import ConfigurationError
 from shitu_server.processors import processor_count
-from shitu_server.served import Served, check_successor, repository_of, served_by, write_served
+from shitu_server.served import Served, between, check_successor, repository_of, served_by, write_served
 from shitu_server.settings import Settings
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
 from shitu_server.triton import TritonConnection, check_there
@@ -21,6 +21,8 @@ from shitu_server.triton_models import TritonModel, triton_models
 
 _log = logging.getLogger(__name__)
 
+_TAKEN_UP_S: Final = 1.0
+"""A gateway takes milliseconds to read the file."""
 _FAREWELL_S: Final = 5.0
 """After the gateways were told of new versions, how long former ones stay for requests that began with them."""
 
@@ -73,6 +75,10 @@ class ModelServing:
         except ConfigurationError as error:
             _log.error("the models were not reloaded, %s are served on: %s", before, error.message)
             return
+        if self._settings.workers > 1:
+            write_served(self.file, between(before, served))
+            tell()
+            await asyncio.sleep(_TAKEN_UP_S)
         self._accept(served)
         tell()
         _log.warning("the models were reloaded: %s", served)

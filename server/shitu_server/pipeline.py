@@ -15,7 +15,7 @@ from shitu_models.specs import ModelSpec
 from shitu_server.admission import Admission
 from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
-from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError
+from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError, UnavailableError
 from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
 from shitu_server.recognitions import (
     Detection,
@@ -255,6 +255,10 @@ class Pipeline:
                 )
             except EncoderMismatchError as error:
                 info = await self._gallery.get(gallery, deadline_s=call.deadline_s)
+                if self.encoders.of(info.encoder_fingerprint) is not None:
+                    raise UnavailableError(
+                        f"gallery {gallery} was made anew during the call; try again", 0.1
+                    ) from error
                 raise self.encoders.mismatch(gallery, info.encoder_fingerprint) from error
 
     async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:

@@ -7,6 +7,7 @@ directory tells the gateways what Triton really runs, whatever the repository ha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -155,6 +156,14 @@ def check_successor(before: Served, after: Served) -> None:
                 f"{model} is not what it was when it began to be served, and galleries hold its vectors; put the old "
                 f"files back; new weights go into the folder of a new version"
             )
+
+
+def between(before: Served, after: Served) -> Served:
+    """Return what gateways that change at different moments serve in between: new versions are known, and not yet the newest.
+
+    A gallery that one gateway binds to a new version is thus known to all others.
+    """
+    return replace(after, encoders=tuple(dict.fromkeys((*before.encoders, *after.encoders))))
 
 
 def check_weights(repository: Path, name: str, digests: Mapping[int, str]) -> None:

@@ -101,6 +101,7 @@ class Traffic:
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[Traffic]:
         tasks = [asyncio.create_task(self._call(client)) for client in self.clients]
+        tasks.append(asyncio.create_task(self._make_galleries()))
         yield self
         self._stopping = True
         await asyncio.gather(*tasks)
@@ -114,6 +115,18 @@ class Traffic:
                 self.failures.append(error)
             self.calls += 1
             await asyncio.sleep(0)
+
+    async def _make_galleries(self) -> None:
+        """What one gateway made, all others know, whichever version it is bound to."""
+        number = 0
+        while not self._stopping:
+            maker = self.clients[number % len(self.clients)]
+            await maker.create_gallery(f"made-{number}")
+            for client in self.clients:
+                item = NewItem(str(id(client)), "a", product_picture(0))
+                self.failures += [failure.error for failure in await client.add_items(f"made-{number}", [item])]
+            await maker.delete_gallery(f"made-{number}")
+            number += 1
 
 
 @pytest.fixture
@@ -136,6 +149,7 @@ async def test_a_new_version_is_taken_up_under_traffic(twin, repository):
             await asyncio.sleep(0.3)
             place(repository, DEMO_REC, other_weights(2), version=2)
             twin.process.send_signal(signal.SIGHUP)
+            await until_versions(clients, [1, 2])  # known to all before any gateway binds a gallery to it
             await until_versions(clients, [2, 1])
             new = await make_gallery(client, "new")
             await asyncio.sleep(0.5)

@@ -13,6 +13,7 @@ from shitu_models.triton_config import Accelerator, TritonConfigOptions
 from shitu_server.errors import ConfigurationError
 from shitu_server.served import (
     WeightsChangedError,
+    between,
     check_successor,
     check_weights,
     find_served,
@@ -101,6 +102,15 @@ def test_a_version_stays_what_it_was(repository):
     check_successor(before, found(repository))
     with pytest.raises(WeightsChangedError, match="demo_rec version 1 is not what it was"):
         check_successor(before, replace(before, encoders=(replace(before.encoders[0], sha256="2" * 64),)))
+
+
+def test_new_versions_are_known_before_they_are_the_newest(repository):
+    before = found(repository)
+    for version in (2, 3):
+        place(repository, DEMO_REC, WEIGHTS, version)
+    after = found(repository)
+    assert [model.version for model in between(before, after).encoders] == [1, 3, 2]
+    assert between(after, after) == after
 
 
 def test_weights_are_watched_by_version(repository):
