@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, NoReturn, Optional
 
 import typer
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 from shitu_train.cpu import configure_cpu
 from shitu_train.errors import TrainError
+from shitu_train.extras import paddle_module
 
 commands = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -91,7 +91,8 @@ def fit(
 ) -> None:
     """Train a demo model on the CPU; a run that was interrupted goes on from its last checkpoint."""
     configure_cpu(threads)
-    recipes = _needing_paddle("shitu_train.recipes")
+    with _errors_in_plain_words():
+        recipes = paddle_module("shitu_train.recipes")
     settings = recipes.RunSettings(
         cache=cache,
         checkpoint=checkpoint,
@@ -114,9 +115,8 @@ def export(
     repository: Repository = Path("model_repository"),
 ) -> None:
     """Write a model to the repository as ONNX, if it computes what Paddle computes, and record how it was made."""
-    recipes = _needing_paddle("shitu_train.recipes")
     with _errors_in_plain_words():
-        parity = recipes.export_demo_model(model.value, checkpoint, repository)
+        parity = paddle_module("shitu_train.recipes").export_demo_model(model.value, checkpoint, repository)
     Console().print(f"{model.value}: {parity}", highlight=False)
 
 
@@ -134,16 +134,6 @@ def evaluate(
         figures = record_evaluation(repository, scenes, grocery)
     for name, values in figures.items():
         Console().print(f"{name}: {values}", highlight=False)
-
-
-def _needing_paddle(module: str) -> ModuleType:
-    """The module, or a plain sentence where the train extra is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name not in {"paddle", "paddle2onnx", "onnx"}:
-            raise
-        _fail(f"this needs {error.name}: pip install 'shitu[train]'", error)
 
 
 @contextmanager

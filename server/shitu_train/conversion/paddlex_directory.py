@@ -39,7 +39,7 @@ class _Suppressed(paddle.nn.Layer):
         rows, _, count = paddle._C_ops.multiclass_nms3(  # noqa: SLF001  # the operator has no public function
             boxes,
             scores.unsqueeze(1),
-            None,
+            None,  # type: ignore[arg-type]  # no picture has a row count of its own
             spec.nms_min_score,
             spec.nms_candidates,
             spec.max_boxes,

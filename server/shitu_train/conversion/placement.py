@@ -31,6 +31,7 @@ def place(repository: Path, content: bytes, card: ModelCard) -> Path:
     if present is not None:
         return present
     model = repository / card.spec.name
+    is_new = not model.exists()
     draft = model / f".draft-{uuid.uuid4().hex}"
     try:
         _write_draft(draft, content, card)
@@ -42,7 +43,7 @@ def place(repository: Path, content: bytes, card: ModelCard) -> Path:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        if not versions_of(repository, card.spec.name) and model.is_dir():
+        if is_new and not versions_of(repository, card.spec.name):
             shutil.rmtree(model, ignore_errors=True)
 
 
@@ -83,8 +84,8 @@ def _write_draft(draft: Path, content: bytes, card: ModelCard) -> None:
 
 
 def _write_config(path: Path, card: ModelCard) -> None:
-    if path.exists():
-        return
+    if versions_of(path.parents[1], card.spec.name) and path.exists():
+        return  # whoever runs this repository may have chosen other options
     accelerator = Accelerator.OPENVINO if card.precision is Precision.BF16 else Accelerator.NONE
     path.write_text(
         render(card.spec, TritonConfigOptions(accelerator=accelerator, precision=card.precision)), encoding="utf-8"

@@ -1,0 +1,1 @@
+"""`shitu models`: from official weights, or one's own, to a model that is served."""
