@@ -21,8 +21,9 @@ from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
 from shitu_server.rpc.draining import DrainInterceptor
-from shitu_server.rpc.galleries import GalleryServicer, VectorItems
+from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
+from shitu_server.rpc.item_sources import VectorItems
 
 _log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ class ModelServing:
 
     def __init__(self, settings: Settings, file: Path) -> None:
         self._settings = settings
+        self._options = _config_options(settings)  # once: what runs keeps them
         self._triton: EmbeddedTriton | None = None
         self._served: Served | None = None
         self.file = file
@@ -113,15 +114,7 @@ class ModelServing:
         self._served = served
 
     def _models(self, served: Served) -> tuple[TritonModel, ...]:
-        settings = self._settings
-        options = TritonConfigOptions.for_machine(processor_count(), settings.instances)
-        chosen = replace(
-            options,
-            intra_op_threads=settings.threads or options.intra_op_threads,
-            max_queue_delay_us=settings.max_queue_delay_us,
-            accelerator=settings.accelerator,
-        )
-        return triton_models(served, chosen)
+        return triton_models(served, self._options)
 
     def _triton_options(self, served: Served) -> TritonOptions:
         settings = self._settings
@@ -137,3 +130,14 @@ class ModelServing:
         """Stop the embedded Triton, if there is one."""
         if self._triton is not None:
             await self._triton.stop()
+
+
+def _config_options(settings: Settings) -> TritonConfigOptions:
+    """Return how the embedded server runs every model; the precision is each model's own."""
+    options = TritonConfigOptions.for_machine(processor_count(), settings.instances)
+    return replace(
+        options,
+        intra_op_threads=settings.threads or options.intra_op_threads,
+        max_queue_delay_us=settings.max_queue_delay_us,
+        accelerator=settings.accelerator,
+    )

@@ -17,6 +17,7 @@ from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError, UnavailableError
 from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
+from shitu_server.recognition_checks import check_box, check_options, check_thresholds
 from shitu_server.recognitions import (
     Detection,
     Embedding,
@@ -134,7 +135,7 @@ class Pipeline:
             OverloadedError, UnavailableError, DeadlineExceededError: from admission, models or the gallery.
         """
         call = _Call(deadline_s, box_field="options.boxes[{}]".format)
-        self._check_options(gallery, options)
+        check_options(gallery, options, self._limits)
         encoder = await self.encoder_of(gallery, deadline_s=deadline_s)
         # Work whose second half would have to wait is not begun.
         encoder.crops.check()
@@ -156,7 +157,7 @@ class Pipeline:
         """Find the objects of a picture. Raises as `recognize`, the gallery aside."""
         call = _Call(deadline_s)
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
-        self._check_thresholds(options)
+        check_thresholds(options, self._limits)
         with self._admissions.pictures.admit():
             async with self._picture(content, call) as picture:
                 height, width = picture.shape[:2]
@@ -275,27 +276,8 @@ class Pipeline:
             raise InvalidArgumentError(field_name, f"expected at most {self._limits.max_boxes} boxes, got {len(boxes)}")
         height, width = picture.shape[:2]
         for index, box in enumerate(boxes):
-            _check_box(box, call.box_field(index), width, height)
+            check_box(box, call.box_field(index), width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
-
-    def _check_options(self, gallery: str, options: RecognizeOptions) -> None:
-        if not gallery:
-            raise InvalidArgumentError(
-                "gallery", "expected the name of a gallery, got nothing; ListGalleries lists them"
-            )
-        self._check_thresholds(options, "options.")
-        top_k = options.top_k
-        if top_k is not None and not 1 <= top_k <= self._limits.max_top_k:
-            raise InvalidArgumentError("options.top_k", f"expected 1 to {self._limits.max_top_k}, got {top_k}")
-        if options.skip_detection and len(options.boxes):
-            raise InvalidArgumentError("options.skip_detection", "expected either boxes or skip_detection, got both")
-
-    def _check_thresholds(self, options: RecognizeOptions, prefix: str = "") -> None:
-        _check_range(f"{prefix}detection_threshold", options.detection_threshold, 0.0, 1.0)
-        _check_range(f"{prefix}match_threshold", options.match_threshold, -1.0, 1.0)
-        most = options.max_objects
-        if most is not None and not 1 <= most <= self._limits.max_boxes:
-            raise InvalidArgumentError(f"{prefix}max_objects", f"expected 1 to {self._limits.max_boxes}, got {most}")
 
 
 def _whole(picture: Picture) -> Objects:
@@ -306,18 +288,3 @@ def _whole(picture: Picture) -> Objects:
 
 def _item_call(field_name: str, deadline_s: float | None) -> _Call:
     return _Call(deadline_s, f"{field_name}.image", lambda _: f"{field_name}.box")
-
-
-def _check_range(field_name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:  # also refuses NaN
-        raise InvalidArgumentError(field_name, f"expected {low} to {high}, got {value}")
-
-
-def _check_box(box: Boxes, field_name: str, width: int, height: int) -> None:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    inside = np.isfinite(box).all() and max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)
-    if not inside:
-        raise InvalidArgumentError(
-            field_name,
-            f"expected x1 < x2 and y1 < y2 with a part inside the {width}x{height} picture, got ({x1}, {y1}, {x2}, {y2})",
-        )

@@ -17,8 +17,9 @@ from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.limits import GalleryLimits
-from shitu_server.rpc.galleries import GalleryServicer, VectorItems
+from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
+from shitu_server.rpc.item_sources import VectorItems
 from shitu_server.wire.galleries import struct_message, vector_message
 from shitu_server.wire.statuses import DETAILS_KEY
 

@@ -15,7 +15,7 @@ from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
 from shitu_server.gallery.checks import shown
 from shitu_server.pipeline import Pipeline
-from shitu_server.rpc.galleries import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
+from shitu_server.rpc.item_sources import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
 from shitu_server.types import GalleryInfo, NewItem, Vectors
 from shitu_server.wire.galleries import metadata_of, vector_of
 from shitu_server.wire.recognition import boxes_of
