@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from shitu_models.repository import CONFIG_FILE, PlacedModel, RepositoryError, placed_any, placed_names
+from shitu_models.repository import CONFIG_FILE, RepositoryError, placed_any, placed_names
 from shitu_models.specs import DEMO_SPECS, DataType, ModelSpec, Precision, Task, TensorSpec
 
 SERVED_VERSIONS: Final = {Task.DETECTOR: 1, Task.ENCODER: 2}
@@ -211,19 +211,22 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         options = TritonConfigOptions(given.instances, given.threads, accelerator=Accelerator(given.accelerator))
-        models = [placed_any(given.repository, name) for name in given.names or placed_names(given.repository)]
-        paths = [_write(given.repository, model, options) for model in models]
+        for name in given.names or placed_names(given.repository):
+            sys.stdout.write(_rewritten(given.repository, name, options, must=bool(given.names)))
     except (RepositoryError, ValueError) as error:
         parser.error(str(error))
-    sys.stdout.writelines(f"{path}\n" for path in paths)
 
 
-def _write(repository: Path, model: PlacedModel, options: TritonConfigOptions) -> Path:
+def _rewritten(repository: Path, name: str, options: TritonConfigOptions, *, must: bool) -> str:
+    """Write a model's file; say its path, or why it was left where it need not be written."""
+    model = placed_any(repository, name)
     try:
         fitting = replace(options, precision=model.precision)
     except ValueError as error:
-        raise ValueError(f"model {model.spec.name}: {error}") from error
-    return write_configs(repository, [model.spec], fitting)[0]
+        if must:
+            raise ValueError(f"model {name}: {error}") from error
+        return f"{repository / name / CONFIG_FILE} is left as it is: {error}\n"
+    return f"{write_configs(repository, [model.spec], fitting)[0]}\n"
 
 
 if __name__ == "__main__":

@@ -164,6 +164,18 @@ def test_the_command_writes_all_placed_models_as_their_cards_say(tmp_path, capsy
     assert parsed((tmp_path / "half" / CONFIG_FILE).read_text()) == config, "it was not named"
 
 
+def test_a_model_that_the_accelerator_cannot_run_is_left_unless_it_is_named(tmp_path, capsys):
+    place(tmp_path, "bf", Precision.BF16)
+    place(tmp_path, "mine", Precision.FP32)
+    main([str(tmp_path)])
+    left, written = capsys.readouterr().out.splitlines()
+    assert left.startswith(
+        f"{tmp_path / 'bf' / CONFIG_FILE} is left as it is: a bf16 model runs with accelerator openvino"
+    )
+    assert written == str(tmp_path / "mine" / CONFIG_FILE)
+    assert not (tmp_path / "bf" / CONFIG_FILE).exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
