@@ -35,8 +35,8 @@ class RunningServer:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def wait_until_serving(self) -> None:
-        end_s = time.monotonic() + START_TIMEOUT_S
+    def wait_until_serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        end_s = time.monotonic() + timeout_s
         while not is_serving("127.0.0.1", self.port):
             if self.process.poll() is not None or time.monotonic() > end_s:
                 pytest.fail(f"the server did not start:\n{self.log.read_text()}")

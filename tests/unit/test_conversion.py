@@ -19,7 +19,8 @@ from onnx import numpy_helper  # noqa: E402
 from shitu_models.specs import DEMO_DET, DEMO_REC  # noqa: E402
 from shitu_train.architectures.clip_vit import ClipEncoder, ClipVitSize  # noqa: E402
 from shitu_train.architectures.picodet import PicoDet, PicoDetSize  # noqa: E402
-from shitu_train.conversion.export import DecodedDetector, export_model, exported_graph  # noqa: E402
+from shitu_train.architectures.catalogue import DecodedDetector  # noqa: E402
+from shitu_train.conversion.export import export_model, exported_graph  # noqa: E402
 from shitu_train.errors import ParityError  # noqa: E402
 from shitu_train.parity import check_parity  # noqa: E402
 

@@ -21,6 +21,8 @@ from shitu_train.drift import DriftLimits, check_drift, measured_drift
 from shitu_train.errors import ConversionError
 
 Provider = tuple[str, Mapping[str, Any]]
+_LEAST_PRODUCT_SHARE: Final = 0.5
+"""Of the weights: below it int8 would leave most of a network as it is."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,9 @@ def _int8(content: bytes, spec: ModelSpec) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  # slow to import
 
     model = onnx.load_from_string(content)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    if not any(node.op_type == "MatMul" and node.input[1] in weights for node in model.graph.node):
+    if _product_share(model.graph) < _LEAST_PRODUCT_SHARE:
         raise ConversionError(
-            f"{spec.name}: int8 needs matrix products with fixed weights, and this network of convolutions has none; "
+            f"{spec.name}: int8 needs a network of matrix products, and the weights of this one are those of convolutions; "
             "convert it to fp32"
         )
     with tempfile.TemporaryDirectory(prefix="shitu-int8-") as folder:
@@ -89,12 +90,21 @@ def _int8(content: bytes, spec: ModelSpec) -> bytes:
         return target.read_bytes()
 
 
+def _product_share(graph: onnx.GraphProto) -> float:
+    """The share of the weights, by bytes, that enter matrix products."""
+    sizes = {tensor.name: tensor.ByteSize() for tensor in graph.initializer}
+    factors = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    return sum(size for name, size in sizes.items() if name in factors) / max(sum(sizes.values()), 1)
+
+
 def _fp16(content: bytes, spec: ModelSpec) -> bytes:
     """Weights and arithmetic in half precision; inputs and outputs stay what they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  # slow to import
 
-    model = convert_float_to_float16(onnx.load_from_string(content), keep_io_types=True)
-    onnx.checker.check_model(model)
+    model = onnx.load_from_string(content)
+    # Lengths of vectors may be over half precision's range, and corners of boxes need more digits than it has.
+    kept = [node.name for node in model.graph.node if node.name.startswith("post/")]
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         raise ConversionError(f"{spec.name}: nothing of the graph could be put into half precision")
     return bytes(model.SerializeToString())
