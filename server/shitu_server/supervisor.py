@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -212,8 +212,10 @@ class EmbeddedTriton:
     def _is_up(self, name: str) -> bool:
         # Of a version that is being unloaded processes may be left, which are nobody's loss when they end.
         model = self._models[name]
-        alive = (sum(map(is_alive, self._stubs.get((name, version), []))) for version in model.digests)
-        return all(count >= model.instances for count in alive)
+        return all(self._has_all_instances(model, version) for version in model.digests)
+
+    def _has_all_instances(self, model: TritonModel, version: int) -> bool:
+        return sum(map(is_alive, self._stubs.get((model.name, version), []))) >= model.instances
 
     async def _kill(self) -> None:
         await self._process.kill()
@@ -264,10 +266,10 @@ class EmbeddedTriton:
 
     async def _reload(self, model: str) -> None:
         """Unload and load a model whose stub died: Triton never restarts it, reports it ready, and a mere load does nothing."""
-        _log.warning("no process of model %s is alive; loading it again", model)
+        _log.warning("a process of model %s is dead; loading it again", model)
         failure: BaseException | None = None
         try:
-            await asyncio.to_thread(self._process.control.unload, model, _UNLOAD_TIMEOUT_S)
+            await self._unload_dead(self._models[model])
             await self._load(self._models[model])
         except (ConfigurationError, TritonControlError) as error:
             failure = error
@@ -276,6 +278,14 @@ class EmbeddedTriton:
         if self._reloads[model].failures == _RELOAD_ATTEMPTS and not isinstance(failure, WeightsChangedError):
             await self._kill()
             raise TritonControlError(f"model {model} did not load in {_RELOAD_ATTEMPTS} attempts; starting Triton anew")
+
+    async def _unload_dead(self, model: TritonModel) -> None:
+        """Unload the versions that lost a process; the others answer on."""
+        whole = {v: digest for v, digest in model.digests.items() if self._has_all_instances(model, v)}
+        if whole:
+            await self._load(replace(model, digests=whole))
+        else:
+            await asyncio.to_thread(self._process.control.unload, model.name, _UNLOAD_TIMEOUT_S)
 
     def _note(self, model: str, failure: BaseException | None) -> None:
         """Count whether a model loaded, and say it; a failure that is none of a load's is raised."""

@@ -553,6 +553,21 @@ class TestVersions:
             await one.embed(pixels)
         await two.embed(pixels)
 
+    async def test_a_version_whose_process_dies_does_not_take_the_other_down(self, fragile, tmp_path):
+        triton, encoder, _ = fragile
+        save_encoder(tmp_path / "models", TINY_REC, version=2)
+        await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
+        one, two = (TritonEncoder(encoder._connection, TINY_REC, "", version) for version in (1, 2))
+        pixels = pixels_for(TINY_REC, 2)
+        before = await two.embed(pixels)
+        for number in range(3):
+            triton._stubs["tiny_rec", 2][0].kill()
+            await wait_for(lambda: not triton.ready)
+            while not triton.ready:
+                await one.embed(pixels)
+                await asyncio.sleep(0)
+            assert np.array_equal(await two.embed(pixels), before), number
+
     async def test_where_one_model_fails_all_stay_as_they_were(self, fragile, tmp_path):
         triton, encoder, detector = fragile
         repository = tmp_path / "models"
