@@ -44,6 +44,9 @@ def _seeded(repository: Path, source: Path) -> Path:
     try:
         shutil.copytree(source, draft)
         draft.rename(repository)
+    except OSError:
+        if not repository.is_dir():  # else another command was faster
+            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return repository

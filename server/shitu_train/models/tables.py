@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,10 @@ from shitu_models.cards import CARD_FILE, Drift, ModelCard, read_card
 from shitu_models.downloads.sources import OFFICIAL
 from shitu_models.fingerprint import fingerprint_of, weights_digest
 from shitu_models.repository import placed_any, placed_names, version_folder, versions_of, weights_path
-from shitu_models.specs import SPECS, ModelSpec, Profile, Task, with_profile
+from shitu_models.specs import SPECS, ModelSpec, Precision, Profile, Task, with_profile
+
+_ACCELERATORS: Final = {Precision.BF16: " --accelerator openvino", Precision.FP16: " --accelerator cuda"}
+"""What a precision needs of `shitu serve`."""
 
 
 def print_models(console: Console, repository: Path) -> None:
@@ -71,7 +75,8 @@ def print_conversion(console: Console, folder: Path, card: ModelCard) -> None:
     table.add_row("folder", str(folder))
     console.print(table)
     option = "--encoder" if card.spec.task is Task.ENCODER else "--detector"
-    console.print(f"serve it with: shitu serve {option} {card.spec.name}", highlight=False, soft_wrap=True)
+    accelerator = _ACCELERATORS.get(card.precision, "")
+    console.print(f"serve it with: shitu serve {option} {card.spec.name}{accelerator}", highlight=False, soft_wrap=True)
 
 
 def _two_columns() -> Table:
