@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import typer.main
+from benchmarks import docs_tables
 from typer import Typer
 
 from shitu_client import commands as client_commands
+from shitu_models.specs import OFFICIAL_SPECS
 from shitu_server import commands as server_commands
 from shitu_server.settings import Settings
+from shitu_train.models import commands as model_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def serve_options() -> set[str]:
+def commands_of(*modules) -> dict:
     app = Typer()
-    client_commands.register(app)
-    server_commands.register(app)
-    command = typer.main.get_command(app).commands["serve"]
+    for module in modules:
+        module.register(app)
+    return typer.main.get_command(app).commands
+
+
+def options_of(command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts}
+
+
+def variables_of(command) -> set[str]:
+    own = {str(parameter.envvar) for parameter in command.params if parameter.envvar}
+    return own.union(*map(variables_of, getattr(command, "commands", {}).values()))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_variables_are_settings(document):
-    named = set(re.findall(r"SHITU_([A-Z_]+)", document.read_text()))
-    assert named <= {name.upper() for name in Settings.model_fields}
+    named = set(re.findall(r"SHITU_[A-Z_]+", document.read_text()))
+    commands = commands_of(client_commands, server_commands, model_commands).values()
+    assert named <= {f"SHITU_{name.upper()}" for name in Settings.model_fields}.union(*map(variables_of, commands))
 
 
 def test_options_of_the_table_are_those_of_the_command():
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `--")]
     named = {option for row in rows for option in re.findall(r"--[a-z-]+", row.split("|")[1])}
     assert len(rows) >= 10
-    assert named <= serve_options()
+    assert named <= options_of(commands_of(client_commands, server_commands)["serve"])
+
+
+def test_commands_and_options_of_the_models_page_are_there():
+    text = (ROOT / "docs" / "models.md").read_text()
+    models = commands_of(client_commands, model_commands)["models"].commands
+    named = set(re.findall(r"shitu models ([a-z]+)", text))
+    assert named == set(models)
+    known = set().union(*map(options_of, models.values())) | {"--profile", "--encoder", "--detector"}
+    assert set(re.findall(r"`?(--[a-z-]+)", text)) <= known
+
+
+def test_the_tables_are_those_of_the_results():
+    results = json.loads(docs_tables.RESULTS.read_text(encoding="utf-8"))
+    text = docs_tables.DOCS.read_text(encoding="utf-8")
+    assert docs_tables.rendered(text, results) == text, "run `python -m benchmarks.docs_tables`"
+    assert {spec.name for spec in OFFICIAL_SPECS} <= set(results["models"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
