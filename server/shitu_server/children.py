@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -98,7 +98,7 @@ class Child:
 
     def __init__(self, command: Command, run: Run) -> None:
         arguments = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command.arguments]
-        with _log_of(command) as log:
+        with _log_of(command) as log, _hang_up_waits():
             self._process = subprocess.Popen(
                 arguments,
                 env={**command.environment, RUN_ID_VARIABLE: run.id},
@@ -140,6 +140,16 @@ class Child:
         # While its last threads end, a process looks dead but cannot be reaped yet.
         while _kill_group(self.pid, unreaped=self._process.poll() is None) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+
+
+@contextmanager
+def _hang_up_waits() -> Iterator[None]:
+    """Hold SIGHUP back; a child that is started meanwhile holds it back too, until the launcher has it ignored."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log_of(command: Command) -> AbstractContextManager[IO[bytes] | None]:

@@ -19,6 +19,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     # Ignored signals stay ignored in the command: until it handles SIGHUP itself, being told to reload must not end it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # the caller held it back until here
     if os.getppid() != caller:  # it died before the line above
         sys.exit(1)
     try:

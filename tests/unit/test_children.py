@@ -63,6 +63,17 @@ def test_terminate_ends_it(run):
     assert child.wait(10) == -15
 
 
+def test_a_child_that_is_just_starting_survives_being_told_to_reload(run, tmp_path):
+    log = tmp_path / "log"
+    mask = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGHUP))"
+    for _ in range(5):
+        child = Child(command(mask, log), run)
+        child.hang_up()
+        assert child.wait(10) == 0
+    assert log.read_text().count("set() 1\n") + log.read_text().count("set() Handlers.SIG_IGN\n") == 5
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
 def test_a_group_is_killed_with_grandchildren_and_what_ignores_sigterm(run, tmp_path):
     log = tmp_path / "log"
     family, stubborn = Child(command(PARENT), run), Child(command(STUBBORN, log), run)
