@@ -3,11 +3,15 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3.10 python3,$(shell $(name) -c \
 	'import sys; v = sys.version_info[:2]; print("$(name)") if (3, 10) <= v <= (3, 12) else None' 2>/dev/null)))
 PY := $(VENV)/bin/python
+# PaddleX and its kin, for tests against them; their packages exclude ours. Python 3.11 or 3.12.
+PEER_VENV ?= .venv-peer
+PEER_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
+	'import sys; v = sys.version_info[:2]; print("$(name)") if (3, 11) <= v <= (3, 12) else None' 2>/dev/null)))
 PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint proto configs lock clean
+.PHONY: help demo test test-slow test-peer peer lint proto configs lock clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -15,11 +19,16 @@ help:  ## Show what there is to make
 demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
 	$(VENV)/bin/shitu demo --out demo
 
-test: $(VENV)/.dev  ## Run the tests, save the slow ones
-	$(PY) -m pytest -m "not slow"
+test: $(VENV)/.dev  ## Run the tests, save the slow ones and those against PaddleX
+	$(PY) -m pytest -m "not slow and not peer"
 
 test-slow: $(VENV)/.dev  ## Run the slow tests (minutes)
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not peer"
+
+test-peer: $(VENV)/.dev  ## Run the tests against PaddleX, PaddleClas and PaddleDetection (half an hour)
+	$(PY) -m pytest -m peer
+
+peer: $(PEER_VENV)/.peer  ## Make the environment of PaddleX and its kin for `make test-peer` (2 GB)
 
 lint: $(VENV)/.dev  ## Check style, types and layers
 	$(VENV)/bin/ruff check .
@@ -41,7 +50,7 @@ lock:  ## Resolve the lock files anew (needs uv)
 		--extra server -c requirements/dev.lock -o requirements/server.lock
 
 clean:  ## Remove what was made here
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(PY):
 	@test -n "$(PYTHON)" || { echo "error: shitu needs Python 3.10, 3.11 or 3.12, and none is on the PATH; install one" \
@@ -57,3 +66,10 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(VENV)/.server
+
+$(PEER_VENV)/.peer: requirements/peer.txt
+	@test -n "$(PEER_PYTHON)" || { echo "error: PaddleX and its kin need Python 3.11 or 3.12, and neither is on the PATH; install" \
+		"one or name it: make PEER_PYTHON=/path/to/python3.11 peer" >&2; exit 1; }
+	$(PEER_PYTHON) -m venv --clear $(PEER_VENV)
+	$(PEER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/peer.txt
+	@touch $@
