@@ -73,10 +73,14 @@ class Run:
         """Start of the names of all shared memory of this run, in /dev/shm."""
         return _shared_memory_prefix(self.id)
 
+    def file(self, name: str) -> Path:
+        """Return the path of a file that lasts as long as the run, beside its record: what cleans up /tmp does not come there."""
+        return self._record.with_name(f"{self.id}.{name}")
+
     def close(self) -> None:
-        """Remove the shared memory and the record; call it when all processes of the run are stopped."""
+        """Remove the shared memory, the record and the files; call it when all processes of the run are stopped."""
         remove_shared_memory(self.shared_memory_prefix)
-        self._record.unlink(missing_ok=True)
+        _remove_files(self._record)
         self._lock.close()
 
 
@@ -166,7 +170,7 @@ def sweep(directory: Path) -> None:
             with record.open("r+", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _sweep_run(record.stem)
-                record.unlink(missing_ok=True)
+                _remove_files(record)
         except (BlockingIOError, FileNotFoundError):  # its server lives, or another server swept it
             continue
 
@@ -174,6 +178,11 @@ def sweep(directory: Path) -> None:
 def remove_shared_memory(prefix: str) -> None:
     """Remove the shared memory whose name starts with the prefix."""
     for path in _SHARED_MEMORY.glob(f"{prefix}*"):
+        path.unlink(missing_ok=True)
+
+
+def _remove_files(record: Path) -> None:
+    for path in record.parent.glob(f"{record.stem}.*"):
         path.unlink(missing_ok=True)
 
 

@@ -85,7 +85,7 @@ class Topology:
         if not settings.gallery_address:
             settings = settings.model_copy(update={"gallery_address": f"unix:{directory}/gallery.sock"})
             self._galleries.append(_kept("gallery", Role.GALLERY, settings, run))
-        self._models = ModelServing(settings, directory / "served.json")
+        self._models = ModelServing(settings, run.file("served.json"))
         with self._console.status("starting Triton and loading the models"):
             await self._while_tending(asyncio.create_task(self._models.start()))
         running = {"triton_address": self._models.triton_address, "served_file": self._models.file}

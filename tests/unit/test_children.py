@@ -121,17 +121,21 @@ def test_sweep_kills_what_crashed_runs_left_and_nothing_else(run, tmp_path):
     left, mine = Child(command(SLEEPER), crashed), Child(command(SLEEPER), run)
     memory = Path("/dev/shm") / f"{crashed.shared_memory_prefix}0"
     memory.write_text("left")
+    for begun in (crashed, run):
+        begun.file("served.json").write_text("{}")
     crashed._lock.close()  # as the kernel does when a process dies
     sweep(tmp_path / "runs")
     assert left.exit_code() == -9
     assert mine.exit_code() is None
     assert not memory.exists()
-    assert [path.stem for path in (tmp_path / "runs").iterdir()] == [run.id]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"{run.id}.run", f"{run.id}.served.json"}
     mine.kill_group()
 
 
 def test_a_closed_run_leaves_no_record(tmp_path):
-    Run.begin(tmp_path).close()
+    run = Run.begin(tmp_path)
+    run.file("served.json").write_text("{}")
+    run.close()
     assert list(tmp_path.iterdir()) == []
 
 
