@@ -136,10 +136,10 @@ class Pipeline:
         """
         call = _Call(deadline_s, box_field="options.boxes[{}]".format)
         check_options(gallery, options, self._limits)
-        encoder = await self.encoder_of(gallery, deadline_s=deadline_s)
-        # Work whose second half would have to wait is not begun.
-        encoder.crops.check()
         with self._admissions.pictures.admit():
+            encoder = await self.encoder_of(gallery, deadline_s=deadline_s)
+            # Work whose second half would have to wait is not begun.
+            encoder.crops.check()
             async with self._picture(content, call) as picture:
                 height, width = picture.shape[:2]
                 objects = await self._objects(picture, options, call)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tests.drawn import scene_picture
 from shitu_models.specs import DEMO_DET, DEMO_REC, Precision, Profile
 from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
-from shitu_server.errors import DeadlineExceededError
+from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
 from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
@@ -102,3 +104,16 @@ async def test_a_cancelled_request_gives_its_places_back(pipeline):
     await asyncio.gather(*calls, return_exceptions=True)
     with pytest.raises(DeadlineExceededError):  # and not OverloadedError: the limit is 4
         await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 0.3)
+
+
+async def test_a_full_gateway_refuses_before_it_asks_the_gallery(pipeline):
+    models = pipeline._models
+    two = tuple(replace(entry, version=number) for entry in models.encoders.entries for number in (2, 1))
+    pipeline.serve(replace(models, encoders=Encoders(two)))
+    with pytest.raises(UnavailableError):  # the gallery process is not there, and of two encoders it must say which
+        await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
+    with ExitStack() as full:
+        for _ in range(4):
+            full.enter_context(pipeline._admissions.pictures.admit())
+        with pytest.raises(OverloadedError):
+            await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
