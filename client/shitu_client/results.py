@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import json_format, struct_pb2
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from numpy.typing import NDArray
 
 from shitu.v1 import gallery_pb2, recognition_pb2, types_pb2
@@ -165,8 +166,8 @@ def encoder_of(message: recognition_pb2.Encoder) -> EncoderInfo:
         message.version,
         message.fingerprint,
         message.dimension,
-        recognition_pb2.Precision.Name(message.precision).removeprefix("PRECISION_").lower(),
-        recognition_pb2.Profile.Name(message.profile).removeprefix("PROFILE_").lower(),
+        _name_of(recognition_pb2.Precision, message.precision, "PRECISION_"),
+        _name_of(recognition_pb2.Profile, message.profile, "PROFILE_"),
         message.default_match_threshold,
         message.is_default,
     )
@@ -203,16 +204,24 @@ def vector_of(message: types_pb2.Vector) -> NDArray[np.float32]:
 
 def _object_of(found: recognition_pb2.RecognizedObject) -> RecognizedObject:
     decision = found.decision
-    reason = "" if decision.label else recognition_pb2.UnknownReason.Name(decision.reason)
+    reason = "" if decision.label else _name_of(recognition_pb2.UnknownReason, decision.reason, "UNKNOWN_REASON_")
     return RecognizedObject(
         box=_box_of(found.box),
-        source=recognition_pb2.BoxSource.Name(found.source).removeprefix("BOX_SOURCE_").lower(),
+        source=_name_of(recognition_pb2.BoxSource, found.source, "BOX_SOURCE_"),
         detection_score=found.detection_score,
         label=decision.label,
         matches=tuple(match_of(match) for match in found.matches),
         best_candidate=match_of(decision.best_candidate) if decision.HasField("best_candidate") else None,
-        unknown_reason=reason.removeprefix("UNKNOWN_REASON_").lower(),
+        unknown_reason=reason,
     )
+
+
+def _name_of(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
+    """Return a value's name, or its number where a newer server knows more of them."""
+    try:
+        return str(enum.Name(value)).removeprefix(prefix).lower()
+    except ValueError:
+        return str(value)
 
 
 def _box_of(box: types_pb2.Box) -> Box:
