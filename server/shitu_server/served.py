@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -67,6 +68,13 @@ class Served:
     encoders: tuple[ServedModel, ...]
     """In the order of the settings, of each the newest version first; the first of all is the default."""
     profile: Profile
+    embedded: bool = False
+    """By a Triton of ours, which has all versions here for as long as they are served; another's versions come and go."""
+
+    @property
+    def detector_version(self) -> int | None:
+        """What the detector is asked for; None leaves it to Triton, which serves the newest that it has."""
+        return self.detector.version if self.embedded else None
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -134,7 +142,7 @@ def _version(repository: Path, name: str, task: Task, profile: Profile, version:
     placed = placed_model(repository, name, task, version)
     check_models(repository, [placed.spec], placed.version)
     path = weights_path(repository, placed.spec, placed.version)
-    digest = weights_digest(path)
+    digest = _digest(path)
     if placed.weights_sha256 not in {"", digest}:
         raise ConfigurationError(
             f"{path} is not the file that its card describes: expected sha256 {placed.weights_sha256}, it has {digest}; "
@@ -177,20 +185,38 @@ def check_weights(repository: Path, name: str, digests: Mapping[int, str]) -> No
     Raises:
         WeightsChangedError: one is not, or cannot be read any more.
     """
-    for version, expected in digests.items():
-        path = repository / name / str(version) / WEIGHTS_FILE
-        if _digest(path) != expected:
+    unchanged = unchanged_versions(repository, name, digests)
+    for version in digests:
+        if version not in unchanged:
+            path = repository / name / str(version) / WEIGHTS_FILE
             raise WeightsChangedError(
                 f"{path} was replaced or changed while model {name} was served, and galleries hold vectors of the old one; "
                 f"put the old file back; a new one goes into the folder of a new version"
             )
 
 
-def _digest(path: Path) -> str:
+def unchanged_versions(repository: Path, name: str, digests: Mapping[int, str]) -> dict[int, str]:
+    """Return those of the versions whose files are still what they were. Arguments as of `check_weights`; blocking as that."""
+    files = {version: repository / name / str(version) / WEIGHTS_FILE for version in digests}
+    return {version: digest for version, digest in digests.items() if _has_digest(files[version], digest)}
+
+
+def _has_digest(path: Path, digest: str) -> bool:
     try:
-        return weights_digest(path)
+        return _digest(path) == digest
     except OSError:
-        return ""
+        return False
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, which is read again only where it was touched since. Raises OSError."""
+    found = path.stat()
+    return _digest_of(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: Path, _identity: tuple[int, ...]) -> str:
+    return weights_digest(path)
 
 
 def write_served(path: Path, served: Served) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +17,14 @@ import psutil
 
 from shitu_server.backoff import Backoff
 from shitu_server.errors import ConfigurationError, ShituError
-from shitu_server.served import WeightsChangedError, check_weights
+from shitu_server.served import WeightsChangedError
 from shitu_server.triton_control import TritonControlError
+from shitu_server.triton_loads import ModelLoader
 from shitu_server.triton_models import TritonModel
 from shitu_server.triton_ports import LOOPBACK, PortInUseError, Ports
 from shitu_server.triton_process import ProcessOptions, TritonProcess
 from shitu_server.triton_stubs import Stubs, find_stubs, is_alive
 
-_UNLOAD_TIMEOUT_S: Final = 5.0
 _RELOAD_ATTEMPTS: Final = 3
 """Failed loads of a model in a row after which the whole server is started anew, once; the others go on without it after that."""
 _FIRST_RELOAD_DELAY_S: Final = 0.25
@@ -53,7 +53,7 @@ class TritonOptions:
     http_port: int = 0
     metrics_port: int = 0
     start_timeout_s: float = 120.0
-    """From the start of the process to the last model ready, warm-up included."""
+    """How long the process may take until it answers, and then each load of a model, its warm-up included."""
     stop_timeout_s: float = 2.0
     """How long the server gets to finish requests in flight and unload; then it is killed. It keeps nothing that could be lost."""
     watch_interval_s: float = 0.25
@@ -81,11 +81,14 @@ class EmbeddedTriton:
     def __init__(self, options: TritonOptions) -> None:
         self._options = options
         self._process = TritonProcess(options.process)
+        self._loader = ModelLoader(self._process, options.process)
         self._models = {model.name: model for model in options.models}
         self._stubs: Stubs = {}
         self._restarts = Backoff(_FIRST_RESTART_DELAY_S, _MAX_DELAY_S)
         self._loaded_s: dict[str, float] = {}
         """When models were loaded again, by `time.monotonic()`."""
+        self._unsettled: set[str] = set()
+        """Models that Triton may have loaded other versions of than it should."""
         self._reloads = {name: Backoff(_FIRST_RELOAD_DELAY_S, _MAX_DELAY_S) for name in self._models}
         self._acting = asyncio.Lock()
         """Held while models are changed or brought back."""
@@ -124,7 +127,7 @@ class EmbeddedTriton:
             )
         try:
             await self._process.begin()
-            await asyncio.gather(*map(self._load, self._models.values()))
+            await asyncio.gather(*map(self._loader.load, self._models.values()))
             await self._take_stock()
         except OSError as error:
             await self.stop()
@@ -152,57 +155,22 @@ class EmbeddedTriton:
             ConfigurationError: a model does not load, or needs another configuration; all stays as it was.
         """
         async with self._acting:
-            before = dict(self._models)
+            changed = {model.name: model for model in models if model != self._models[model.name]}
+            for name, model in changed.items():
+                _check_change(self._models[name], model)
             try:
-                for model in models:
-                    await self._change(model)
-            except ConfigurationError:
-                await self._take_back(before)
+                for model in changed.values():
+                    await self._loader.load(model)
+            except BaseException:
+                # Some may be loaded, another may still be loading: the watcher has Triton load once more what it should.
+                self._unsettled.update(changed)
                 raise
+            else:
+                self._models.update(changed)
+                self._unsettled.difference_update(changed)
             finally:
                 with suppress(psutil.Error):  # Triton died meanwhile; the watcher brings it back
                     await self._take_stock()
-
-    async def _change(self, model: TritonModel) -> None:
-        before = self._models[model.name]
-        if model.config != before.config:
-            raise ConfigurationError(
-                f"model {model.name}: the new version differs from the one that is served in its tensors, batch size or "
-                f"precision; restart `shitu serve`, or convert it under another name"
-            )
-        if model != before:
-            await self._load(model)
-            self._models[model.name] = model
-
-    async def _take_back(self, before: dict[str, TritonModel]) -> None:
-        for name, model in before.items():
-            if self._models[name] != model:
-                self._models[name] = model
-                with suppress(ConfigurationError):  # of a Triton that died, or the watcher sees what is not up
-                    await self._load(model)
-
-    async def _load(self, model: TritonModel) -> None:
-        """Load a model and wait for its warm-up, provided that its files are those that they should be."""
-        repository, options = self._options.repository, self._options
-        await asyncio.to_thread(check_weights, repository, model.name, model.digests)
-        try:
-            await asyncio.to_thread(self._process.control.load, model.name, options.start_timeout_s, model.load_config)
-            # Nor replaced while they were read.
-            await asyncio.to_thread(check_weights, repository, model.name, model.digests)
-        except TritonControlError as error:
-            raise ConfigurationError(
-                f"Triton cannot load model {model.name} from {repository / model.name}: {error}; "
-                f"repair or replace it (log: {options.log_path})"
-            ) from error
-        except WeightsChangedError:
-            await self._unload_changed(model.name)
-            raise
-
-    async def _unload_changed(self, name: str) -> None:
-        try:
-            await asyncio.to_thread(self._process.control.unload, name, _UNLOAD_TIMEOUT_S)
-        except TritonControlError:
-            await self._kill()  # rather nothing than vectors of other weights
 
     async def _take_stock(self) -> None:
         pid = self._process.pid
@@ -212,10 +180,12 @@ class EmbeddedTriton:
     def _is_up(self, name: str) -> bool:
         # Of a version that is being unloaded processes may be left, which are nobody's loss when they end.
         model = self._models[name]
-        return all(self._has_all_instances(model, version) for version in model.digests)
+        return self._whole_versions(model) == model.digests.keys()
 
-    def _has_all_instances(self, model: TritonModel, version: int) -> bool:
-        return sum(map(is_alive, self._stubs.get((model.name, version), []))) >= model.instances
+    def _whole_versions(self, model: TritonModel) -> set[int]:
+        """Return the versions that have all their processes."""
+        alive = {version: sum(map(is_alive, self._stubs.get((model.name, version), []))) for version in model.digests}
+        return {version for version, count in alive.items() if count >= model.instances}
 
     async def _kill(self) -> None:
         await self._process.kill()
@@ -242,12 +212,13 @@ class EmbeddedTriton:
             self._restarts.worked()
         for model, reloads in self._reloads.items():
             lived_s = time.monotonic() - self._loaded_s.get(model, -math.inf)
-            if self._is_up(model):
+            up = self._is_up(model)
+            if up and model not in self._unsettled:
                 if lived_s >= _STABLE_AFTER_S:
                     reloads.worked()
                 continue
-            self._ready = False
-            if self._loaded_s.pop(model, None) is not None and lived_s < _STABLE_AFTER_S:
+            self._ready = self._ready and up
+            if not up and self._loaded_s.pop(model, None) is not None and lived_s < _STABLE_AFTER_S:
                 reloads.failed()  # it loads, and dies: not again and again without a pause
             if reloads.due:
                 await self._reload(model)
@@ -258,34 +229,28 @@ class EmbeddedTriton:
         _log.warning("Triton is not running; starting it again on the same ports")
         self._stubs = {}
         await self._process.restart()
-        loads = await asyncio.gather(*map(self._load, self._models.values()), return_exceptions=True)
+        self._unsettled.clear()
+        loads = await asyncio.gather(*map(self._loader.load_unchanged, self._models.values()), return_exceptions=True)
         await self._take_stock()
         for model, failure in zip(self._models, loads, strict=True):
             self._note(model, failure)
         _log.warning("Triton is back")
 
     async def _reload(self, model: str) -> None:
-        """Unload and load a model whose stub died: Triton never restarts it, reports it ready, and a mere load does nothing."""
-        _log.warning("a process of model %s is dead; loading it again", model)
+        """Load a model again that lost a process, or that was left between two states."""
+        _log.warning("model %s is not as it should be; loading it again", model)
         failure: BaseException | None = None
         try:
-            await self._unload_dead(self._models[model])
-            await self._load(self._models[model])
+            await self._loader.bring_back(self._models[model], self._whole_versions(self._models[model]))
+            self._unsettled.discard(model)
         except (ConfigurationError, TritonControlError) as error:
             failure = error
         await self._take_stock()
         self._note(model, failure)
-        if self._reloads[model].failures == _RELOAD_ATTEMPTS and not isinstance(failure, WeightsChangedError):
+        lost = not self._is_up(model) and not isinstance(failure, WeightsChangedError)
+        if lost and self._reloads[model].failures == _RELOAD_ATTEMPTS:
             await self._kill()
             raise TritonControlError(f"model {model} did not load in {_RELOAD_ATTEMPTS} attempts; starting Triton anew")
-
-    async def _unload_dead(self, model: TritonModel) -> None:
-        """Unload the versions that lost a process; the others answer on."""
-        whole = {v: digest for v, digest in model.digests.items() if self._has_all_instances(model, v)}
-        if whole:
-            await self._load(replace(model, digests=whole))
-        else:
-            await asyncio.to_thread(self._process.control.unload, model.name, _UNLOAD_TIMEOUT_S)
 
     def _note(self, model: str, failure: BaseException | None) -> None:
         """Count whether a model loaded, and say it; a failure that is none of a load's is raised."""
@@ -296,6 +261,15 @@ class EmbeddedTriton:
             _log.error("model %s died while it was loaded, trying again in %g s", model, self._reloads[model].failed())
         elif isinstance(failure, (ShituError, TritonControlError)):
             delay_s = self._reloads[model].failed()
-            _log.error("model %s is down, trying again in %g s: %s", model, delay_s, failure)
+            _log.error("model %s is not all there, trying again in %g s: %s", model, delay_s, failure)
         else:
             raise failure
+
+
+def _check_change(before: TritonModel, after: TritonModel) -> None:
+    """Refuse what cannot take the place of a model without a break."""
+    if after.config != before.config:
+        raise ConfigurationError(
+            f"model {after.name}: the new version differs from the one that is served in its tensors, batch size or "
+            f"precision; restart `shitu serve`, or convert it under another name"
+        )

@@ -17,6 +17,14 @@ class TritonControlError(Exception):
     """Triton refused, or did not answer; the message is Triton's own."""
 
 
+class TritonTimeoutError(TritonControlError):
+    """It did not answer in time, and may go on with what it was told."""
+
+
+class TritonSilentError(TritonControlError):
+    """It does not answer, or broke off."""
+
+
 class TritonControl:
     """Talks to one server on the loopback interface."""
 
@@ -69,8 +77,10 @@ class TritonControl:
             connection.request(method, path, body)
             response = connection.getresponse()
             return response.status, response.read(_MAX_REPLY_BYTES)
+        except TimeoutError as error:
+            raise TritonTimeoutError(f"no answer from Triton on port {self._port} within {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            raise TritonControlError(f"no answer from Triton on port {self._port}: {error!r}") from error
+            raise TritonSilentError(f"no answer from Triton on port {self._port}: {error!r}") from error
         finally:
             connection.close()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
 from tests.placed_models import DEMO_WEIGHTS, demo_repository, place
 
-from shitu_models.fingerprint import fingerprint
+from shitu_models.fingerprint import fingerprint, weights_digest
 from shitu_models.specs import DEMO_DET, DEMO_REC, CropRounding, Interpolation, Precision, Profile, with_profile
 from shitu_models.triton_config import Accelerator, TritonConfigOptions
 from shitu_server.errors import ConfigurationError
@@ -147,3 +148,30 @@ def test_a_precision_that_the_accelerator_cannot_run_names_the_model(repository)
     half = replace(served, encoders=(replace(served.encoders[0], precision=Precision.FP16),))
     with pytest.raises(ConfigurationError, match="model demo_rec: a fp16 model runs with accelerator none or cuda"):
         triton_models(half, TritonConfigOptions(accelerator=Accelerator.OPENVINO))
+
+
+def test_files_are_read_again_only_where_they_were_touched(repository, monkeypatch):
+    path, read = repository / "demo_rec" / "1" / "model.onnx", []
+
+    def digest(one):
+        read.append(one)
+        return weights_digest(one)
+
+    monkeypatch.setattr("shitu_server.served.weights_digest", digest)
+    digests = {1: found(repository).encoders[0].sha256}
+    found(repository)
+    check_weights(repository, "demo_rec", digests)
+    assert read.count(path) == 1
+    times, weights = path.stat(), path.read_bytes()
+    path.write_bytes(weights[:-1] + b"?")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(WeightsChangedError):
+        check_weights(repository, "demo_rec", digests)
+    path.write_bytes(weights)
+    check_weights(repository, "demo_rec", digests)
+
+
+def test_only_an_embedded_triton_is_asked_for_the_very_version_of_the_detector(repository):
+    served = found(repository)
+    assert served.detector_version is None, "another's newest version may come at any time"
+    assert replace(served, embedded=True).detector_version == 1
