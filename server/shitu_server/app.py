@@ -30,7 +30,7 @@ from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
 from shitu_server.served import Served, ServedModel, check_successor, served_by
 from shitu_server.settings import Settings
 from shitu_server.signals import reload_signal, stop_signals
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder, check_there
+from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder, check_there, has_models
 
 _log = logging.getLogger(__name__)
 
@@ -123,8 +123,8 @@ class Gateway:
         )
 
     def _models(self, served: Served) -> Models:
-        # The detector's newest version is Triton's to choose, at one moment for all: one is served at a time.
-        detector = ServedDetector(TritonDetector(self._triton, served.detector.spec), served.detector.spec)
+        spec = served.detector.spec
+        detector = ServedDetector(TritonDetector(self._triton, spec, served.detector_version), spec)
         encoders = tuple(self._encoder(model, served.profile) for model in served.encoders)
         return Models(detector, Encoders(encoders))
 
@@ -184,10 +184,7 @@ class Gateway:
             _log.info("not ready: %s", error.message)
             return False
         assert self._served is not None
-        missing = await self._triton.missing([(model.name, model.version) for model in self._served.models])
-        if missing:
-            _log.info("not ready: Triton has not %s", ", ".join(missing))
-        return not missing
+        return await has_models(self._triton, self._served)
 
     async def _close(self) -> None:
         await self._gallery.close()

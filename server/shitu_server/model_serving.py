@@ -57,6 +57,7 @@ class ModelServing:
         served = await asyncio.to_thread(served_by, self._settings)
         if not self._settings.triton_address:
             check_accelerator(self._settings.accelerator)
+            served = replace(served, embedded=True)
             self._triton = EmbeddedTriton(self._triton_options(served))
             await self._triton.start()
         self._accept(served)
@@ -70,7 +71,7 @@ class ModelServing:
         before = self._served
         assert before is not None
         try:
-            served = await asyncio.to_thread(served_by, self._settings)
+            served = replace(await asyncio.to_thread(served_by, self._settings), embedded=before.embedded)
             check_successor(before, served)
             await self._prepare(served)
         except ConfigurationError as error:

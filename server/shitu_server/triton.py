@@ -60,7 +60,8 @@ class TritonConnection:
 
     def __init__(self, address: str, options: ConnectionOptions | None = None) -> None:
         self.address = address
-        self._away: set[str] = set()
+        self._away: set[tuple[str, int | None]] = set()
+        """Models and versions whose absence was said."""
         self._options = options or ConnectionOptions()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
@@ -69,13 +70,20 @@ class TritonConnection:
         """Close the channel; calls in flight are cancelled."""
         await self._channel.close(grace=None)
 
-    async def missing(self, models: Sequence[tuple[str, int]], timeout_s: float = 1.0) -> list[str]:
-        """Return which of the models, by name and version, the server has not; all where it does not answer."""
-        there = await asyncio.gather(*(self._has(name, version, timeout_s) for name, version in models))
-        return [f"{name} version {version}" for (name, version), ready in zip(models, there, strict=True) if not ready]
+    async def missing(
+        self, models: Sequence[tuple[str, int | None]], timeout_s: float = 1.0
+    ) -> list[tuple[str, int | None]]:
+        """Return which of the models the server has not, all where it does not answer.
 
-    async def _has(self, name: str, version: int, timeout_s: float) -> bool:
-        request = service_pb2.ModelReadyRequest(name=name, version=str(version))
+        Args:
+            models: by name and version; None stands for any version.
+            timeout_s: how long to wait for an answer.
+        """
+        there = await asyncio.gather(*(self._has(name, version, timeout_s) for name, version in models))
+        return [model for model, ready in zip(models, there, strict=True) if not ready]
+
+    async def _has(self, name: str, version: int | None, timeout_s: float) -> bool:
+        request = service_pb2.ModelReadyRequest(name=name, version=_version(version))
         try:
             return bool((await self._stub.ModelReady(request, timeout=timeout_s)).ready)
         except grpc.aio.AioRpcError:
@@ -105,24 +113,28 @@ class TritonConnection:
         try:
             response = await self._stub.ModelInfer(_request(spec, pixels, version), timeout=min(left_s, limit_s))
         except grpc.aio.AioRpcError as error:
-            raise self._translated(spec, error, client_waits=left_s > limit_s or deadline_s is None) from error
-        self._away.discard(spec.name)
+            client_waits = left_s > limit_s or deadline_s is None
+            raise self._translated((spec.name, version), error, client_waits=client_waits) from error
+        self._away.discard((spec.name, version))
         return _arrays(spec, len(pixels), response)
 
-    def _translated(self, spec: ModelSpec, error: grpc.aio.AioRpcError, *, client_waits: bool) -> ShituError:
+    def _translated(
+        self, model: tuple[str, int | None], error: grpc.aio.AioRpcError, *, client_waits: bool
+    ) -> ShituError:
+        name, shown = model[0], _shown(model)
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             if not client_waits:
-                return DeadlineExceededError(f"the deadline passed while {spec.name} was running")
+                return DeadlineExceededError(f"the deadline passed while {name} was running")
             limit_s = self._options.call_timeout_s
-            return UnavailableError(f"{spec.name} gave no answer within {limit_s:g} s; try again", _RETRY_AFTER_S)
+            return UnavailableError(f"{name} gave no answer within {limit_s:g} s; try again", _RETRY_AFTER_S)
         if code in _DOWN or any(part in details for part in _DOWN_MESSAGES):
-            if spec.name not in self._away:  # once, not for each call of an overload of retries
-                self._away.add(spec.name)
-                _log.warning("Triton at %s, model %s is away: %s %s", self.address, spec.name, code.name, details)
-            return UnavailableError(f"{spec.name} is not ready; try again in {_RETRY_AFTER_S:g} s", _RETRY_AFTER_S)
-        _log.error("Triton at %s refused a call to %s: %s %s", self.address, spec.name, code.name, details)
-        return InternalError(f"{spec.name} failed; the cause is in the server's log")
+            if model not in self._away:  # once, not for each call of an overload of retries
+                self._away.add(model)
+                _log.warning("Triton at %s, model %s is away: %s %s", self.address, shown, code.name, details)
+            return UnavailableError(f"{name} is not ready; try again in {_RETRY_AFTER_S:g} s", _RETRY_AFTER_S)
+        _log.error("Triton at %s refused a call to %s: %s %s", self.address, shown, code.name, details)
+        return InternalError(f"{name} failed; the cause is in the server's log")
 
 
 async def check_there(connection: TritonConnection, served: Served) -> None:
@@ -133,23 +145,38 @@ async def check_there(connection: TritonConnection, served: Served) -> None:
     """
     if missing := await connection.missing([(model.name, model.version) for model in served.models]):
         raise ConfigurationError(
-            f"Triton at {connection.address} has not {', '.join(missing)}; let it load what lies in its repository first"
+            f"Triton at {connection.address} has not {', '.join(map(_shown, missing))}; let it load what lies in its repository first"
         )
+
+
+async def has_models(connection: TritonConnection, served: Served) -> bool:
+    """Return whether Triton has the detector and of each encoder one version, and log what it has not.
+
+    A former version that is away is the loss of its galleries alone; without the whole of the others nobody could be served.
+    """
+    wanted = [(served.detector.name, served.detector_version), *((one.name, one.version) for one in served.encoders)]
+    missing = await connection.missing(wanted)
+    if missing:
+        _log.info("Triton at %s has not %s", connection.address, ", ".join(map(_shown, missing)))
+    there = {name for name, version in wanted if (name, version) not in missing}
+    return there == {name for name, _ in wanted}
 
 
 class TritonDetector:
     """Finds objects with a detector; a Detector of `types`."""
 
-    def __init__(self, connection: TritonConnection, spec: ModelSpec) -> None:
+    def __init__(self, connection: TritonConnection, spec: ModelSpec, version: int | None = None) -> None:
+        """Make a detector of one version; of the newest where it is None."""
         if spec.task is not Task.DETECTOR:
             raise ValueError(f"expected a detector, got {spec.name}, an {spec.task.value}")
         self._connection = connection
         self._spec = spec
+        self._version = version
 
     async def detect(self, pixels: NDArray[np.uint8], *, deadline_s: float | None = None) -> Detections:
         """See `types.Detector`; the padding is dropped: a box counts where its score is above 0."""
         _check_pixels(self._spec, pixels)
-        outputs = await self._connection.infer(self._spec, pixels, deadline_s)
+        outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
         scores = outputs[DET_SCORES][0]
         kept = np.flatnonzero(scores > 0)
         return Detections(boxes=outputs[DET_BOXES][0][kept], scores=scores[kept])
@@ -197,11 +224,20 @@ def _check_pixels(spec: ModelSpec, pixels: NDArray[np.uint8]) -> None:
         raise ValueError(f"{spec.name} takes uint8 [n, *{spec.inputs[0].shape}], got {pixels.dtype} {pixels.shape}")
 
 
+def _version(version: int | None) -> str:
+    return "" if version is None else str(version)
+
+
+def _shown(model: tuple[str, int | None]) -> str:
+    name, version = model
+    return name if version is None else f"{name} version {version}"
+
+
 def _request(spec: ModelSpec, pixels: NDArray[np.uint8], version: int | None) -> Any:
     tensor = spec.inputs[0]
     return service_pb2.ModelInferRequest(
         model_name=spec.name,
-        model_version="" if version is None else str(version),
+        model_version=_version(version),
         inputs=[
             service_pb2.ModelInferRequest.InferInputTensor(
                 name=tensor.name, datatype=_DATA_TYPES[tensor.data_type], shape=pixels.shape

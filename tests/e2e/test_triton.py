@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -25,12 +26,13 @@ import tritonclient.grpc
 from onnx import TensorProto, helper, numpy_helper
 
 from shitu_models.repository import weights_path
-from shitu_models.specs import DEMO_DET, DEMO_REC, DEMO_SPECS, ModelSpec, Task
+from shitu_models.specs import DEMO_DET, DEMO_REC, DEMO_SPECS, ModelSpec, Precision, Profile, Task
 from shitu_models.triton_config import TritonConfigOptions, model_config, write_configs
 from shitu_server.children import RUN_ID_VARIABLE, Run
 from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
+from shitu_server.served import Served, ServedModel
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
-from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder
+from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder, has_models
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_models import TritonModel
 
@@ -317,7 +319,7 @@ class TestLimits:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)
-            assert await connection.missing([("tiny_rec", 1)], timeout_s=0.1) == ["tiny_rec version 1"]
+            assert await connection.missing([("tiny_rec", 1)], timeout_s=0.1) == [("tiny_rec", 1)]
             await connection.close()
         assert caught.value.retry_after_s > 0
 
@@ -334,8 +336,8 @@ class TestLimits:
     async def test_says_which_models_are_missing(self, triton, connection):
         assert triton.ready
         assert await connection.missing([("tiny_rec", 1), ("tiny_det", 1)]) == []
-        wanted = [("tiny_rec", 1), ("tiny_rec", 2), ("nowhere", 1)]
-        assert await connection.missing(wanted) == ["tiny_rec version 2", "nowhere version 1"]
+        wanted = [("tiny_rec", 1), ("tiny_rec", 2), ("tiny_rec", None), ("nowhere", None)]
+        assert await connection.missing(wanted) == [("tiny_rec", 2), ("nowhere", None)]
 
     async def test_an_unknown_model_is_unavailable(self, connection):
         other = replace(TINY_REC, name="nowhere")
@@ -449,6 +451,17 @@ async def wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < end_s
         await asyncio.sleep(0.02)
+
+
+async def until(condition) -> None:
+    end_s = time.monotonic() + 2 * RECOVERY_LIMIT_S
+    while not await condition():
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.02)
+
+
+async def there(connection: TritonConnection, name: str, version: int) -> bool:
+    return not await connection.missing([(name, version)])
 
 
 async def wait_for_model(detector: TritonDetector) -> None:
@@ -581,9 +594,69 @@ class TestVersions:
         assert set(triton._models["tiny_rec"].digests) == {1}
         assert triton.ready
         end_s = time.monotonic() + RECOVERY_LIMIT_S
-        while "tiny_rec version 2" not in await encoder._connection.missing([("tiny_rec", 2)]):
+        while not await encoder._connection.missing([("tiny_rec", 2)]):
             assert time.monotonic() < end_s
             await asyncio.sleep(0.05)
+
+    async def test_what_a_load_that_took_too_long_leaves_is_let_go(self, fragile, tmp_path):
+        triton, _, detector = fragile
+        repository, pixels = tmp_path / "models", pixels_for(TINY_DET, 1)
+        connection, stub = detector._connection, triton._stubs["tiny_det", 1][0]
+        pixels[0, 0, 0, 0] = 2
+        shutil.copytree(repository / "tiny_det" / "1", repository / "tiny_det" / "2")
+        options = triton._loader._options
+        triton._loader._options = replace(options, start_timeout_s=0.05)
+        with pytest.raises(ConfigurationError, match=r"not load model tiny_det within 0\.05 s.* SHITU_START_TIMEOUT_S"):
+            await triton.change([triton_model(repository, TINY_DET, 1, 2)])
+        await until(lambda: there(connection, "tiny_det", 2))
+        triton._loader._options = options
+        pinned = TritonDetector(connection, TINY_DET, 1)
+
+        async def gone() -> bool:
+            assert (await pinned.detect(pixels)).scores.tolist() == [6, 4, 2], "the version that is served answers on"
+            return not await there(connection, "tiny_det", 2)
+
+        await until(gone)
+        assert stub.is_running()
+        await wait_for(lambda: triton.ready and not triton._unsettled)
+
+    async def test_a_version_whose_files_are_gone_does_not_keep_the_other_down(self, fragile, tmp_path, caplog):
+        triton, encoder, _ = fragile
+        repository = tmp_path / "models"
+        save_encoder(repository, TINY_REC, version=2)
+        await triton.change([triton_model(repository, TINY_REC, 1, 2)])
+        two, pixels = TritonEncoder(encoder._connection, TINY_REC, "", 2), pixels_for(TINY_REC, 2)
+        before = await two.embed(pixels)
+        kept = shutil.move(repository / "tiny_rec" / "1", tmp_path / "kept")
+        for pid in (triton._stubs["tiny_rec", 2][0].pid, triton._process.pid):
+            os.kill(pid, signal.SIGKILL)
+            await seconds_until_served(two, TINY_REC)
+            assert np.array_equal(await two.embed(pixels), before)
+        assert "tiny_rec/1/model.onnx was replaced or changed" in caplog.text
+        assert not await there(encoder._connection, "tiny_rec", 1)
+        shutil.move(kept, repository / "tiny_rec" / "1")
+        await wait_for(lambda: triton.ready)
+        assert await there(encoder._connection, "tiny_rec", 1)
+
+    async def test_a_former_version_is_not_needed_to_serve(self, fragile):
+        _, encoder, _ = fragile
+        connection = encoder._connection
+        entries = [ServedModel(TINY_REC, version, Precision.FP32, "") for version in (2, 1)]
+        served = Served(ServedModel(TINY_DET, 1, Precision.FP32, ""), tuple(entries), Profile.TRAINED, embedded=True)
+        assert await has_models(connection, served), "one version of each model is there"
+        newer = replace(served.detector, version=2)
+        assert not await has_models(connection, replace(served, detector=newer))
+        assert await has_models(connection, replace(served, detector=newer, embedded=False)), "any will do"
+        absent = replace(entries[0], spec=replace(TINY_REC, name="nowhere"))
+        assert not await has_models(connection, replace(served, encoders=(*entries, absent)))
+
+    async def test_a_change_meets_a_triton_that_crashed(self, fragile, tmp_path):
+        triton, _, _ = fragile
+        save_encoder(tmp_path / "models", TINY_REC, version=2)
+        os.kill(triton._process.pid, signal.SIGKILL)
+        with pytest.raises(ConfigurationError, match=r"stopped answering .*tiny_rec.* send SIGHUP once more"):
+            await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
+        await wait_for(lambda: triton.ready)
 
     async def test_another_configuration_needs_another_start(self, fragile, tmp_path):
         triton, _, _ = fragile
