@@ -24,6 +24,8 @@ Config = Mapping[str, Any]
 """A ModelConfig (model_config.proto) in protobuf's JSON form."""
 
 _DATA_TYPES: Final = {DataType.UINT8: "TYPE_UINT8", DataType.FLOAT32: "TYPE_FP32"}
+_CPU_WARM_BATCH: Final = 8
+"""On a CPU a full batch of a large model takes tens of seconds, and warms nothing that this does not; a GPU picks kernels by the size."""
 _ENUMS: Final = frozenset({"data_type", "kind"})
 """Fields whose values stand without quotation marks in a text file."""
 _MAPS: Final = frozenset({"parameters", "inputs"})
@@ -101,6 +103,7 @@ def model_config(spec: ModelSpec, options: TritonConfigOptions | None = None) ->
     options = options or TritonConfigOptions()
     on_gpu = options.accelerator in {Accelerator.CUDA, Accelerator.TENSORRT}
     accelerators = _accelerators(options)
+    most = spec.max_batch if on_gpu else min(_CPU_WARM_BATCH, spec.max_batch)
     return {
         "name": spec.name,
         "backend": "onnxruntime",
@@ -116,7 +119,7 @@ def model_config(spec: ModelSpec, options: TritonConfigOptions | None = None) ->
             # Threads that spin between runs take the cores from the gateway. The C++ backend ignores the key.
             "session.intra_op.allow_spinning": {"string_value": "0"},
         },
-        "model_warmup": [_warmup(spec, batch) for batch in sorted({1, spec.max_batch})],
+        "model_warmup": [_warmup(spec, batch) for batch in sorted({1, most})],
     }
 
 

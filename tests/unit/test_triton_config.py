@@ -54,9 +54,21 @@ def test_batches_without_a_queue_policy_and_without_a_kind_of_instance():
     assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
 
 
-def test_warms_up_with_one_picture_and_with_a_full_batch():
-    warmups = parsed(render(DEMO_REC)).model_warmup
-    assert [warmup.batch_size for warmup in warmups] == [1, 32]
+@pytest.mark.parametrize(
+    ("accelerator", "max_batch", "batches"),
+    [
+        (Accelerator.NONE, 32, [1, 8]),
+        (Accelerator.OPENVINO, 32, [1, 8]),
+        (Accelerator.NONE, 4, [1, 4]),
+        (Accelerator.NONE, 1, [1]),
+        (Accelerator.CUDA, 32, [1, 32]),
+        (Accelerator.TENSORRT, 32, [1, 32]),
+    ],
+)
+def test_warms_up_with_one_picture_and_with_a_batch_which_on_a_gpu_is_full(accelerator, max_batch, batches):
+    options = TritonConfigOptions(accelerator=accelerator)
+    warmups = parsed(render(replace(DEMO_REC, max_batch=max_batch), options)).model_warmup
+    assert [warmup.batch_size for warmup in warmups] == batches
     assert all(warmup.inputs["pixels"].zero_data for warmup in warmups)
     assert all(list(warmup.inputs["pixels"].dims) == [128, 128, 3] for warmup in warmups)
 
