@@ -26,7 +26,6 @@ from shitu_models.repository import (
     weights_path,
 )
 from shitu_models.specs import ModelSpec, Precision, Profile, Task, with_profile
-from shitu_models.triton_config import SERVED_VERSIONS
 from shitu_server.errors import ConfigurationError
 from shitu_server.settings import Settings
 
@@ -96,7 +95,8 @@ def served_by(settings: Settings) -> Served:
     """
     if settings.served_file is not None:
         return _read(settings.served_file)
-    return find_served(repository_of(settings), settings.detector, settings.encoders, settings.profile)
+    names = settings.detector, settings.encoders
+    return find_served(repository_of(settings), *names, settings.profile, settings.encoder_versions)
 
 
 def _read(path: Path) -> Served:
@@ -118,23 +118,25 @@ def repository_of(settings: Settings) -> Path:
         raise ConfigurationError(str(error)) from error
 
 
-def find_served(repository: Path, detector: str, encoders: tuple[str, ...], profile: Profile) -> Served:
+def find_served(
+    repository: Path, detector: str, encoders: tuple[str, ...], profile: Profile, encoder_versions: int = 2
+) -> Served:
     """Return what a repository has to serve: the newest versions of each model. Blocking: it reads the weights.
 
     Raises:
         ConfigurationError: a model is unknown, a file of a version is missing or damaged, or is not what its card says.
     """
     try:
-        newest = _found(repository, detector, Task.DETECTOR, profile)[0]
-        found = [model for name in encoders for model in _found(repository, name, Task.ENCODER, profile)]
+        newest = _found(repository, detector, Task.DETECTOR, profile, 1)[0]
+        found = [one for name in encoders for one in _found(repository, name, Task.ENCODER, profile, encoder_versions)]
     except (RepositoryError, OSError) as error:
         raise ConfigurationError(str(error)) from error
     return Served(newest, tuple(found), profile)
 
 
-def _found(repository: Path, name: str, task: Task, profile: Profile) -> list[ServedModel]:
+def _found(repository: Path, name: str, task: Task, profile: Profile, count: int) -> list[ServedModel]:
     """Return the versions of a model that are served, newest first."""
-    versions = versions_of(repository, name)[-SERVED_VERSIONS[task] :]
+    versions = versions_of(repository, name)[-count:]
     return [_version(repository, name, task, profile, version) for version in reversed(versions or (None,))]
 
 

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     detector: str = "demo_det"
     encoder: str = "demo_rec"
     """One or more, with commas between; new galleries are bound to the first where they name none."""
+    encoder_versions: Annotated[int, Field(ge=1, le=2)] = 2
+    """Of each encoder the newest ones; with 1 it takes half the memory, and a new version ends the galleries of the former."""
     profile: Profile = Profile.TRAINED
     """Whose preprocessing pictures go through on their way to the encoders."""
     served_file: Path | None = None
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    """How long models may take to load."""
+    """How long Triton may take to answer, and then to load each model and warm it up."""
 
     log_level: LogLevel = LogLevel.WARNING
     """Of all processes; -v sets INFO."""

@@ -49,10 +49,7 @@ def triton_models(served: Served, options: TritonConfigOptions) -> tuple[TritonM
 
 
 def _triton_model(name: str, models: list[ServedModel], options: TritonConfigOptions) -> TritonModel:
-    try:
-        configs = [model_config(model.spec, replace(options, precision=model.precision)) for model in models]
-    except ValueError as error:
-        raise ConfigurationError(f"model {name}: {error}") from error
+    configs = [_config(model, options) for model in models]
     if any(config != configs[0] for config in configs):
         numbers = " and ".join(str(model.version) for model in reversed(models))
         raise ConfigurationError(
@@ -60,3 +57,10 @@ def _triton_model(name: str, models: list[ServedModel], options: TritonConfigOpt
             f"configuration for both; convert the new one under another name, or remove the folder of the old one"
         )
     return TritonModel(name, {model.version: model.sha256 for model in models}, configs[0])
+
+
+def _config(model: ServedModel, options: TritonConfigOptions) -> Config:
+    try:
+        return model_config(model.spec, replace(options, precision=model.precision))
+    except ValueError as error:
+        raise ConfigurationError(f"model {model}: {error}") from error

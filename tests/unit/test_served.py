@@ -54,6 +54,13 @@ def test_encoders_have_two_versions_the_newest_first_and_detectors_one(repositor
     assert str(served) == "demo_det version 2, other version 10, other version 2, demo_rec version 1"
 
 
+def test_the_former_version_may_be_left_out(repository):
+    place(repository, DEMO_REC, WEIGHTS, version=2)
+    settings = {"model_repository": repository, "encoder_versions": 1}
+    assert str(served_by(load_settings(settings))) == "demo_det version 1, demo_rec version 2"
+    assert str(served_by(load_settings({**settings, "encoder_versions": 2}))).endswith("version 2, demo_rec version 1")
+
+
 def test_a_profile_is_that_of_the_encoders_alone(repository):
     trained, paddlex = found(repository), found(repository, profile=Profile.PADDLEX)
     assert paddlex.detector == trained.detector
@@ -146,7 +153,9 @@ def test_versions_that_cannot_share_a_configuration_are_refused(repository):
 def test_a_precision_that_the_accelerator_cannot_run_names_the_model(repository):
     served = found(repository)
     half = replace(served, encoders=(replace(served.encoders[0], precision=Precision.FP16),))
-    with pytest.raises(ConfigurationError, match="model demo_rec: a fp16 model runs with accelerator none or cuda"):
+    with pytest.raises(
+        ConfigurationError, match="model demo_rec version 1: a fp16 model runs with accelerator none or cuda"
+    ):
         triton_models(half, TritonConfigOptions(accelerator=Accelerator.OPENVINO))
 
 

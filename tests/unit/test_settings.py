@@ -20,7 +20,9 @@ def test_encoders_differ_and_have_names(wrong):
         load_settings({"encoder": wrong})
 
 
-@pytest.mark.parametrize(("name", "value"), [("profile", "other"), ("accelerator", "abacus"), ("instances", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("profile", "other"), ("accelerator", "abacus"), ("instances", 0), ("encoder_versions", 3)]
+)
 def test_wrong_options_are_named(name, value):
     with pytest.raises(ConfigurationError, match=f"SHITU_{name.upper()}: .*got {value!r}"):
         load_settings({name: value})
