@@ -99,15 +99,21 @@ def test_long_names_in_every_form(archive, folder, form):
     assert (extract(archive, folder) / top / "café.txt").read_bytes() == b"x"
 
 
-def test_the_old_graph_is_one_too(archive, folder):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["inference.pdiparams", "inference.pdmodel"],
+        ["infer_cfg.yml", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"],
+        ["model.json", "model.pdiparams", "settings.json"],
+    ],
+    ids=["PaddleClas", "PaddleDetection", "another json"],
+)
+def test_graphs_of_every_name_and_format(archive, folder, names):
     archive.parent.mkdir()
     with tarfile.open(archive, "w") as tar:
-        add_file(tar, "a/inference.pdmodel")
-        add_file(tar, "a/inference.pdiparams")
-    assert sorted(path.name for path in extract(archive, folder).iterdir()) == [
-        "inference.pdiparams",
-        "inference.pdmodel",
-    ]
+        for name in names:
+            add_file(tar, f"a/{name}")
+    assert sorted(path.name for path in extract(archive, folder).iterdir()) == names
 
 
 def test_modes_are_not_those_of_the_archive(archive, folder):
@@ -245,12 +251,21 @@ def test_no_tar_at_all(archive, folder, content):
     assert_nothing_is_left(folder)
 
 
-def test_an_archive_of_something_else(archive, folder):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["inference.json", "readme.txt"],
+        ["inference.pdiparams", "model.pdmodel"],
+        ["a.json", "a.pdiparams", "b.pdiparams", "b.pdmodel"],
+    ],
+    ids=["no weights", "weights of another graph", "two models"],
+)
+def test_an_archive_of_something_else(archive, folder, names):
     archive.parent.mkdir()
     with tarfile.open(archive, "w") as tar:
-        add_file(tar, "a/readme.txt")
-        add_file(tar, "a/inference.json")
-    with pytest.raises(DamagedArchiveError, match=r"inference\.pdiparams and .* it holds inference\.json, readme\.txt"):
+        for name in names:
+            add_file(tar, f"a/{name}")
+    with pytest.raises(DamagedArchiveError, match=rf"one NAME\.json or .* it holds {', '.join(names)}"):
         extract(archive, folder)
     assert_nothing_is_left(folder)
 

@@ -16,10 +16,10 @@ from typing import Final
 
 from shitu_models.downloads.files import NO_ROOM, opened_alone, sync_folder
 
-WEIGHTS_FILE: Final = "inference.pdiparams"
-"""Paddle's weights in an inference directory."""
-GRAPH_FILES: Final = ("inference.json", "inference.pdmodel")
-"""Paddle's graph in an inference directory: by its new program format or the old one."""
+_WEIGHTS_ENDING: Final = ".pdiparams"
+"""Of Paddle's weights in an inference directory."""
+_GRAPH_ENDINGS: Final = (".json", ".pdmodel")
+"""Of Paddle's graph beside them: its new program format or the old one."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BLOCK_BYTES: Final = 1 << 20
@@ -280,6 +280,9 @@ def _top_of(draft: Path) -> Path:
 
 def _check_contents(archive: Path, top: Path) -> None:
     names = sorted(path.name + "/" * path.is_dir() for path in top.iterdir())
-    if WEIGHTS_FILE not in names or not set(GRAPH_FILES) & set(names):
+    # PaddleX and PaddleClas name both `inference`, PaddleDetection names them `model`.
+    stems = [name.removesuffix(ending) for name in names for ending in _GRAPH_ENDINGS if name.endswith(ending)]
+    if sum(stem + _WEIGHTS_ENDING in names for stem in stems) != 1:
         shown = ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN) or "nothing"
-        raise _damaged(archive, f"{WEIGHTS_FILE} and {' or '.join(GRAPH_FILES)} should be in it, it holds {shown}")
+        graph = " or ".join(f"NAME{ending}" for ending in _GRAPH_ENDINGS)
+        raise _damaged(archive, f"one {graph} with NAME{_WEIGHTS_ENDING} should be in it, it holds {shown}")
