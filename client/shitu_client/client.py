@@ -207,10 +207,22 @@ class AsyncClient:
         )
         return detection_of(await self._call(self._recognition.Detect, request))
 
-    async def embed(self, image: ImageSource, boxes: Sequence[Box] = (), *, encoder: str = "") -> Embedding:
-        """Embed each box, or the whole picture where there is none, with an encoder or the server's default one."""
+    async def embed(
+        self, image: ImageSource, boxes: Sequence[Box] = (), *, encoder: str = "", encoder_fingerprint: str = ""
+    ) -> Embedding:
+        """Embed each box, or the whole picture where there is none.
+
+        Args:
+            image: the picture.
+            boxes: in its pixels.
+            encoder: name of an encoder that the server runs; its default one where this and the next are empty.
+            encoder_fingerprint: of the very version that shall do it, for vectors beside those of a gallery.
+        """
         request = recognition_pb2.EmbedRequest(
-            image=await _content(image), boxes=[types_pb2.Box(**box._asdict()) for box in boxes], encoder=encoder
+            image=await _content(image),
+            boxes=[types_pb2.Box(**box._asdict()) for box in boxes],
+            encoder=encoder,
+            encoder_fingerprint=encoder_fingerprint,
         )
         return embedding_of(await self._call(self._recognition.Embed, request))
 

@@ -38,7 +38,7 @@ class Encoders:
     """Never changes: new versions come as another one of these."""
 
     entries: tuple[ServedEncoder, ...]
-    """At least one; of each name the newest version first."""
+    """At least one; of each name first the version that new galleries are bound to."""
 
     @property
     def default(self) -> ServedEncoder:
@@ -46,7 +46,7 @@ class Encoders:
         return self.entries[0]
 
     def named(self, name: str, field: str = "encoder") -> ServedEncoder:
-        """Return the newest version of a name, or the default for an empty one.
+        """Return the version of a name that new galleries are bound to, or the default for an empty one.
 
         Raises:
             InvalidArgumentError: no encoder of this name is served; names `field` and lists those that are.
@@ -62,6 +62,21 @@ class Encoders:
     def of(self, fingerprint: str) -> ServedEncoder | None:
         """Return the encoder whose vectors have this fingerprint. Of several with the same vectors any will do."""
         return next((entry for entry in self.entries if entry.fingerprint == fingerprint), None)
+
+    def identified(self, fingerprint: str, prefix: str = "") -> ServedEncoder:
+        """Return the encoder that a request names by its fingerprint.
+
+        Raises:
+            EncoderMismatchError: it is not served here; the message begins with `prefix`.
+        """
+        entry = self.of(fingerprint)
+        if entry is None:
+            served = ", ".join(map(str, self.entries))
+            raise EncoderMismatchError(
+                f"{prefix}pictures are embedded by {served}, the request names encoder {shown(fingerprint)}; name one of "
+                f"these or none, or bring vectors"
+            )
+        return entry
 
     def bound(self, gallery: str, fingerprint: str, prefix: str = "") -> ServedEncoder:
         """Return the encoder that a gallery is bound to.

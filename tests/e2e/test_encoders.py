@@ -87,6 +87,9 @@ def test_each_gallery_is_served_by_its_own_encoder(client, galleries):
         embedded = client.embed(product_picture(2), encoder=encoder)
         assert embedded.encoder_fingerprint == encoders[encoder].fingerprint
         assert np.allclose(embedded.vectors[0], vectors[encoder], atol=1e-6)
+        again = client.embed(product_picture(2), encoder_fingerprint=encoders[encoder].fingerprint)
+        assert again.encoder_fingerprint == encoders[encoder].fingerprint
+        assert np.array_equal(again.vectors, embedded.vectors)
     assert not np.allclose(vectors["demo_rec"], vectors["second"], atol=1e-3)
 
 
@@ -144,6 +147,12 @@ def test_pictures_and_a_name_of_another_encoder_do_not_mix(client, galleries):
         client.add_items(galleries["demo_rec"], [NewItem("x", "a", product_picture(0))], encoder_fingerprint=other)
 
 
+def test_an_encoder_that_is_not_served_embeds_nothing(client):
+    with pytest.raises(FailedPreconditionError, match='the request names encoder "none"; name one of these') as caught:
+        client.embed(product_picture(0), encoder_fingerprint="none")
+    assert caught.value.reason == "ENCODER_MISMATCH"
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -156,8 +165,12 @@ def test_pictures_and_a_name_of_another_encoder_do_not_mix(client, galleries):
             lambda client: client.create_gallery("g", encoder="second", encoder_fingerprint="e", dimension=4),
             "encoder_fingerprint and dimension; got both",
         ),
+        (
+            lambda client: client.embed(product_picture(0), encoder="second", encoder_fingerprint="e"),
+            "a served encoder or encoder_fingerprint; got both",
+        ),
     ],
-    ids=["gallery", "embed", "both ways"],
+    ids=["gallery", "embed", "both ways", "both ways to embed"],
 )
 def test_a_wrong_encoder_is_named(client, call, said):
     with pytest.raises(InvalidArgumentError, match=said) as caught:

@@ -84,6 +84,8 @@ async def check_gallery(client: AsyncClient, name: str, fingerprint: str) -> Non
     assert result.encoder_fingerprint == fingerprint
     assert result.objects[0].matches[0].item_id == "1"
     assert result.objects[0].matches[0].score == pytest.approx(1.0, abs=1e-4)
+    vector = (await client.embed(product_picture(1), encoder_fingerprint=fingerprint)).vectors[0]
+    assert np.allclose(vector, (await client.get_item(name, "1")).vector, atol=1e-4)
     assert (await client.search(name, product_picture(2), top_k=1))[0].score == pytest.approx(1.0, abs=1e-4)
 
 

@@ -13,7 +13,6 @@ from shitu.v1 import gallery_pb2 as pb
 from shitu_server.admission import Admission, patiently
 from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
-from shitu_server.gallery.checks import shown
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.item_sources import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
 from shitu_server.types import GalleryInfo, NewItem, Vectors
@@ -88,16 +87,9 @@ class PictureItems:
         return PreparedQueries(np.stack(rows), named)
 
     async def _encoder_for(self, gallery: str, encoder_fingerprint: str, deadline_s: float | None) -> ServedEncoder:
-        if not encoder_fingerprint:
-            return await self._pipeline.encoder_of(gallery, deadline_s=deadline_s)
-        encoder = self._pipeline.encoders.of(encoder_fingerprint)
-        if encoder is None:
-            served = ", ".join(map(str, self._pipeline.encoders.entries))
-            raise EncoderMismatchError(
-                f"queries: pictures are embedded by {served}, the request names encoder {shown(encoder_fingerprint)}; "
-                f"name one of these or none, or send vectors"
-            )
-        return encoder
+        if encoder_fingerprint:
+            return self._pipeline.encoders.identified(encoder_fingerprint, "queries: ")
+        return await self._pipeline.encoder_of(gallery, deadline_s=deadline_s)
 
     async def _query_vector(
         self,

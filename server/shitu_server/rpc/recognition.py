@@ -10,6 +10,7 @@ from typing import Any, Final
 from shitu.v1 import recognition_pb2 as pb
 from shitu.v1 import recognition_pb2_grpc
 from shitu_server.admission import Admission, patiently
+from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.pipeline import Pipeline
 from shitu_server.rpc.interceptors import Context, deadline_of, status_of
@@ -118,7 +119,7 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
         """Embed boxes or the whole picture."""
-        encoder = self._pipeline.encoders.named(request.encoder)
+        encoder = self._encoder_of(request)
         embedding = await self._pipeline.embed(
             request.image, boxes_of(request.boxes), encoder, deadline_s=deadline_of(context)
         )
@@ -131,6 +132,16 @@ class RecognitionServicer(recognition_pb2_grpc.RecognitionServiceServicer):
     ) -> pb.ListEncodersResponse:
         """Say what is served."""
         return encoders_response(self._pipeline.encoders)
+
+    def _encoder_of(self, request: pb.EmbedRequest) -> ServedEncoder:
+        encoders = self._pipeline.encoders
+        if not request.encoder_fingerprint:
+            return encoders.named(request.encoder)
+        if request.encoder:
+            raise InvalidArgumentError(
+                "encoder", "expected the name of a served encoder or encoder_fingerprint; got both"
+            )
+        return encoders.identified(request.encoder_fingerprint)
 
     async def _recognize(self, request: pb.RecognizeRequest, deadline_s: float | None) -> pb.RecognizeResponse:
         options = options_of(request.options)

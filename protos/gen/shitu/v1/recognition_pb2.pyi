@@ -201,14 +201,16 @@ class DetectedObject(_message.Message):
     def __init__(self, box: _Optional[_Union[_types_pb2.Box, _Mapping]] = ..., score: _Optional[float] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("image", "boxes", "encoder")
+    __slots__ = ("image", "boxes", "encoder", "encoder_fingerprint")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     BOXES_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     boxes: _containers.RepeatedCompositeFieldContainer[_types_pb2.Box]
     encoder: str
-    def __init__(self, image: _Optional[bytes] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ..., encoder: _Optional[str] = ...) -> None: ...
+    encoder_fingerprint: str
+    def __init__(self, image: _Optional[bytes] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("vectors", "encoder_fingerprint", "timings")

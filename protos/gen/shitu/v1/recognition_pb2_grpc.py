@@ -114,7 +114,7 @@ class RecognitionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEncoders(self, request, context):
-        """The encoders that are served, of each the newest version first.
+        """The encoders that are served, of each first the version that new galleries are bound to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
