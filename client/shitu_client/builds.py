@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 
 from shitu_client.client import AsyncClient
-from shitu_client.errors import AlreadyExistsError, ShituClientError
+from shitu_client.errors import AlreadyExistsError, FailedPreconditionError, ShituClientError
 from shitu_client.items import NewItem
 from shitu_client.pictures import LabelledPicture
 from shitu_client.progress import progress_bar
@@ -47,14 +47,15 @@ async def build_gallery(
         pictures: to add.
         concurrency: requests in flight.
         console: for progress and notes.
-        encoder: that a gallery which is created is bound to; one that is there already stays with its own.
+        encoder: that the gallery shall be bound to; the server's default, or that of a gallery which is there, where empty.
 
     Raises:
-        ShituClientError: the gallery cannot be created.
+        ShituClientError: the gallery cannot be created, or is there and bound to another encoder.
     """
     try:
         await client.create_gallery(name, encoder=encoder)
     except AlreadyExistsError:
+        await _check_bound(client, name, encoder)
         console.print(f"adding to the gallery {name}, which is there already", highlight=False)
     outcome = BuildOutcome()
     places = asyncio.Semaphore(concurrency)
@@ -71,6 +72,20 @@ async def build_gallery(
         await asyncio.gather(*(one(pictures[start : start + _PICTURES_PER_REQUEST]) for start in starts))
     outcome.elapsed_s = time.perf_counter() - start_s
     return outcome
+
+
+async def _check_bound(client: AsyncClient, name: str, encoder: str) -> None:
+    """Refuse to fill a gallery with vectors of another encoder than the one that is wished, of whichever version."""
+    if not encoder:
+        return
+    fingerprint = (await client.get_gallery(name)).encoder_fingerprint
+    bound = [one for one in await client.list_encoders() if one.fingerprint == fingerprint]
+    if encoder not in {one.name for one in bound}:
+        of = f"{bound[0].name} version {bound[0].version}" if bound else f"one that is not served ({fingerprint})"
+        raise FailedPreconditionError(
+            f"gallery {name} is there already and bound to another encoder, {of}; leave --encoder {encoder} out to add to it, "
+            f"or delete it, or choose another name"
+        )
 
 
 async def _add_chunk(client: AsyncClient, name: str, chunk: Sequence[LabelledPicture], outcome: BuildOutcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from tests.drawn import product_picture, products, scene, scene_picture
 from tests.e2e.test_cli import shitu
 from tests.placed_models import DEMO_WEIGHTS, demo_repository, place
 
-from shitu_client import Box, Client, EncoderInfo, FailedPreconditionError, InvalidArgumentError, NewItem
+from shitu_client import AsyncClient, Box, Client, EncoderInfo, FailedPreconditionError, InvalidArgumentError, NewItem
 from shitu_models.specs import DEMO_REC, Interpolation
+
 
 SECOND = replace(DEMO_REC, name="second", interpolation=Interpolation.BILINEAR, default_threshold=-1.0)
 
@@ -61,6 +63,11 @@ def by_name(client: Client) -> dict[str, EncoderInfo]:
     return {encoder.name: encoder for encoder in client.list_encoders()}
 
 
+async def numbered(pictures: list[bytes]) -> AsyncIterator[tuple[str, bytes]]:
+    for number, picture in enumerate(pictures):
+        yield str(number), picture
+
+
 def test_encoders_are_listed(client):
     listed = client.list_encoders()
     assert [(one.name, one.version, one.is_default) for one in listed] == [
@@ -104,10 +111,15 @@ def test_the_threshold_is_that_of_the_gallerys_encoder(client, galleries):
     assert counts["second"] == 4 > counts["demo_rec"] > 0, "nothing is below -1"
 
 
-def test_a_stream_and_a_batch_take_the_gallerys_encoder(client, galleries):
-    for encoder, name in galleries.items():
-        for result in client.recognize_batch([scene_picture(0), scene_picture(1)], name):
-            assert result.encoder_fingerprint == by_name(client)[encoder].fingerprint
+async def test_a_stream_and_a_batch_take_the_gallerys_encoder(both, client, galleries):
+    pictures = [scene_picture(0), scene_picture(1)]
+    async with AsyncClient(both.address) as streaming:
+        for encoder, name in galleries.items():
+            fingerprint = by_name(client)[encoder].fingerprint
+            streamed = [result async for _, result in streaming.recognize_stream(numbered(pictures), name)]
+            for result in (*client.recognize_batch(pictures, name), *streamed):
+                assert result.encoder_fingerprint == fingerprint
+            assert len(streamed) == 2
 
 
 def test_a_new_gallery_is_bound_to_the_default(client):
@@ -189,7 +201,13 @@ def test_the_command_line_chooses_encoders(both, tmp_path):
         for command in (("create", "cli-second"), ("build", "cli-second-built", tmp_path)):
             shitu(both, "gallery", *command, "--encoder", "second")
             assert client.get_gallery(command[1]).encoder_fingerprint == second
-            client.delete_gallery(command[1])
+        rebuild = ("gallery", "build", "cli-second-built", tmp_path)
+        refused = shitu(both, *rebuild, "--encoder", "demo_rec", status=1)
+        assert "bound to another encoder, second version 1; leave --encoder demo_rec out" in " ".join(refused.split())
+        for options in ((), ("--encoder", "second")):
+            shitu(both, *rebuild, *options)
+        for name in ("cli-second", "cli-second-built"):
+            client.delete_gallery(name)
     assert "expected an encoder that is served" in shitu(both, "gallery", "create", "x", "--encoder", "y", status=1)
 
 
