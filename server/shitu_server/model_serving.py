@@ -54,9 +54,10 @@ class ModelServing:
         Raises:
             ConfigurationError: a model is missing, damaged or not what it should be, or Triton cannot start.
         """
+        if not self._settings.triton_address:  # first: the weights may take minutes to read
+            await asyncio.to_thread(check_accelerator, self._settings.accelerator)
         served = await asyncio.to_thread(served_by, self._settings)
         if not self._settings.triton_address:
-            check_accelerator(self._settings.accelerator)
             served = replace(served, embedded=True)
             self._triton = EmbeddedTriton(self._triton_options(served))
             await self._triton.start()
