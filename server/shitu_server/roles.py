@@ -48,6 +48,7 @@ def run_child(role: Role, settings: Settings) -> None:
 
 def _run_all(settings: Settings) -> None:
     _check_triton_options(settings)
+    _check_no_served_file(settings)
     from shitu_server.topology import Topology  # noqa: PLC0415
 
     async def serve() -> None:
@@ -58,6 +59,7 @@ def _run_all(settings: Settings) -> None:
 
 def _run_lone_gateway(settings: Settings) -> None:
     _check_triton_options(settings)
+    _check_no_served_file(settings)
     if settings.workers > 1:
         raise ConfigurationError(
             f"workers: a gateway alone is one process, got {settings.workers}; "
@@ -112,3 +114,12 @@ def _check_triton_options(settings: Settings) -> None:
                 f"{name}: it is the embedded Triton's, and {settings.triton_address} is another one; leave it out, and render "
                 f"the other one's files with `python -m shitu_models.triton_config REPOSITORY`, whose --help says more"
             )
+
+
+def _check_no_served_file(settings: Settings) -> None:
+    """Refuse what only `shitu serve` may say to its own gateways."""
+    if settings.served_file is not None:
+        raise ConfigurationError(
+            f"served_file: `shitu serve` tells its gateways what Triton runs with it, got {settings.served_file}; unset "
+            f"SHITU_SERVED_FILE, the model repository says what is served"
+        )
