@@ -47,4 +47,10 @@ def test_where_nothing_limits_all_count(tmp_path, own):
     limit(tmp_path / "root", "max 100000\n")
     assert cgroup_processors(tmp_path / "root", own) == math.inf
     assert cgroup_processors(tmp_path / "root", tmp_path / "none") == math.inf
-    assert processor_count() >= 1
+
+
+@pytest.mark.parametrize(("granted", "count"), [(math.inf, 4), (4.0, 4), (1.5, 2), (0.2, 1)])
+def test_affinity_and_the_cgroup_both_limit(monkeypatch, granted, count):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 3, 5, 7})
+    monkeypatch.setattr("shitu_server.processors.cgroup_processors", lambda *_: granted)
+    assert processor_count() == count
