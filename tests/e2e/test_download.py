@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -30,13 +32,16 @@ from shitu_models.downloads.downloader import (
     RemoteFile,
     StorageError,
     TooLargeError,
+    WrongContentError,
     adopt,
 )
 from shitu_models.downloads.files import opened_alone
 
 PATH = "models/weights.pdparams"
-CONTENT = bytes(range(256)) * 2048  # 512 KiB
-OTHER = CONTENT[::-1]
+BODY = bytes(range(256)) * 2048  # 512 KiB
+CONTENT = b"\x80\x04" + BODY + b"."  # as a pickle begins and ends
+OTHER = b"\x80\x04" + BODY[::-1] + b"."
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Accept our terms to go online.</body></html>\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 CUT = 200_000
 LIMITS = DownloadLimits(read_timeout_s=5, attempts=3, first_wait_s=0.01, progress_bytes=1 << 16)
@@ -93,6 +98,15 @@ def assert_whole(path: Path, content: bytes = CONTENT) -> None:
     assert left_in(path.parent) == [path.name]
 
 
+def tar_of(content: bytes, mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        member = tarfile.TarInfo("model_infer/inference.pdiparams")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -125,8 +139,8 @@ def test_a_file_that_is_there_and_was_changed_is_refused(files, downloader):
 
 
 def test_an_empty_file(files, downloader):
-    files.files["/" + PATH] = b""
-    assert_whole(downloader.fetch(remote(files)), b"")
+    files.files["/models/empty.txt"] = b""
+    assert downloader.fetch(remote(files, path="models/empty.txt")).read_bytes() == b""
 
 
 def test_chunks_without_a_length(files, downloader):
@@ -297,7 +311,7 @@ def test_a_file_that_changed_in_between_is_never_mixed(files, downloader):
     assert [asked.status for asked in files.asked] == [200, 200]  # If-Range did it
 
 
-@pytest.mark.parametrize(("content", "etag"), [(OTHER, ""), (CONTENT + b"more", None)])
+@pytest.mark.parametrize(("content", "etag"), [(OTHER, ""), (CONTENT + b"more.", None)])
 def test_nor_by_a_server_that_does_not_mind_if_range(files, downloader, content, etag):
     files.script = [Behaviour(cut_after=CUT), *[Behaviour(content=content, minds_if_range=False, etag=etag)] * 2]
     assert_whole(downloader.fetch(remote(files)), content)
@@ -353,7 +367,8 @@ def test_a_length_that_is_too_large(files, downloader, folder, lock):
 
 
 def test_a_length_that_is_too_small_cuts_the_file_and_the_digest_tells(files, downloader, folder):
-    files.script = [Behaviour(extra_length=-1000)]
+    cut_at_a_dot = CONTENT.rindex(b".", 0, -1) + 1
+    files.script = [Behaviour(extra_length=cut_at_a_dot - len(CONTENT))]
     with pytest.raises(DigestMismatchError, match=f"expected sha256 {SHA256}"):
         downloader.fetch(remote(files, sha256=SHA256))
     assert left_in(folder) == []
@@ -426,6 +441,18 @@ def test_another_digest_than_at_first(files, downloader, folder, lock):
         assert said in str(caught.value)
     assert left_in(folder) == []
     assert lock.read_text() == before
+
+
+@pytest.mark.parametrize("path", [PATH, "models/model_infer.tar"])
+def test_a_page_of_the_network_is_neither_kept_nor_recorded(files, downloader, folder, lock, path):
+    genuine = CONTENT if path == PATH else tar_of(CONTENT)
+    files.files["/" + path] = genuine
+    files.script = [Behaviour(content=PAGE)]
+    with pytest.raises(WrongContentError, match=rf"{files.base}{path}: expected a .*, it is an HTML page.*--from-file"):
+        downloader.fetch(remote(files, path=path))
+    assert left_in(folder) == []
+    assert not lock.exists()
+    assert_whole(downloader.fetch(remote(files, path=path)), genuine)
 
 
 def test_a_damaged_lock_file_is_said_before_anything_is_asked(files, downloader, lock):
@@ -549,8 +576,43 @@ def test_adopted_files_that_are_something_else(files, downloader, tmp_path, lock
     with pytest.raises(DigestMismatchError, match=SHA256):
         adopt(mine, remote(files), lock)
     with pytest.raises(DigestMismatchError, match="is known to have"):
-        adopt(mine, remote(files, path="a/b", sha256=SHA256), lock)
+        adopt(mine, remote(files, path="a/b.pdparams", sha256=SHA256), lock)
     with pytest.raises(TooLargeError):
         adopt(mine, remote(files, max_bytes=9), lock)
     with pytest.raises(StorageError, match=r"gone\.bin cannot be read"):
         adopt(tmp_path / "gone.bin", remote(files), lock)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        (PATH, PAGE, "an HTML page"),
+        (PATH, b"", "empty"),
+        (PATH, b"garbage.", "something that begins with b'garbage.'"),
+        (PATH, b"\x80", r"something that begins with b'\\x80'"),
+        (PATH, b"\x80\xffgarbage.", r"something that begins with b'\\x80\\xff"),
+        (PATH, CONTENT[:-1], "a pickle that was cut off"),
+        (PATH, b"PK\3\4.", "a zip archive"),
+        (PATH, b'{"code": "NoSuchKey"}', "what looks like JSON"),
+        (PATH, None, "a tar"),
+        ("a/b.tar", CONTENT, "a pickle"),
+        ("a/b.tar", b"garbage" * 999, "something that begins with b'garbageg'"),
+        ("a/b.tar", b"\x1f\x8b" + bytes(600), "a gzip archive"),
+        ("a/b.tar", bytes(10240), "something that begins with"),
+    ],
+)
+def test_what_is_nothing_of_the_kind_is_never_recorded_and_stays_the_users(files, tmp_path, lock, path, content, said):
+    mine = tmp_path / "mine.bin"
+    mine.write_bytes(tar_of(b"") if content is None else content)
+    with pytest.raises(WrongContentError, match=rf"mine\.bin: expected a .*, it is {said}.*{files.base}{path}"):
+        adopt(mine, remote(files, path=path), lock)
+    assert mine.exists()
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_tars_are_taken_for_tars(files, tmp_path, lock, mode):
+    mine = tmp_path / "mine.bin"
+    mine.write_bytes(tar_of(CONTENT, mode))
+    assert adopt(mine, remote(files, path="a/b.tar"), lock) == mine
+    assert list(json.loads(lock.read_text())) == ["a/b.tar"]

@@ -29,6 +29,8 @@ _HEADER_BYTES: Final = 64 * 1024
 _TRAILER_BYTES: Final = 1 << 20
 """What may follow the last member: tar fills up to 10 KiB, some to more."""
 _NAMES_SHOWN: Final = 8
+_DAMAGES: Final = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError)
+"""How tarfile and gzip say that a file is none of theirs, or is damaged."""
 
 
 class ArchiveError(Exception):
@@ -81,6 +83,21 @@ def extract(archive: Path, folder: Path, limits: ArchiveLimits = _DEFAULT_LIMITS
             top.replace(folder)
             sync_folder(folder.parent)
     return folder
+
+
+def is_tar(file: Path) -> bool:
+    """Return whether a file begins as a tar or tar.gz: with the valid header of a member; what follows is not read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with _opened(file) as stream:
+            stream.allow(_HEADER_BYTES)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                return tar.next() is not None
+    except (*_DAMAGES, _OverBudgetError):
+        return False
 
 
 class _OverBudgetError(Exception):
@@ -256,7 +273,7 @@ def _translated(archive: Path) -> Iterator[None]:
         raise
     except _OverBudgetError as error:
         raise _damaged(archive, "there is more beside its members than a tar has") from error
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
+    except _DAMAGES as error:
         raise _damaged(archive, str(error)) from error
     except OSError as error:
         remedy = (

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from shitu_models.downloads.contents import fault_of
 from shitu_models.downloads.digests import DamagedLockError, DifferentDigestError, DigestLock
 from shitu_models.downloads.files import NO_ROOM
 from shitu_models.downloads.http_source import HttpSource, Timeouts, check_base
@@ -29,6 +30,7 @@ from shitu_models.downloads.remote_file import (
     RemoteFile,
     StorageError,
     TooLargeError,
+    WrongContentError,
     too_large,
 )
 from shitu_models.downloads.transfer import Advance, DownloadLimits, Transfer
@@ -49,6 +51,7 @@ __all__ = [  # what a caller needs, in one place
     "RemoteFile",
     "StorageError",
     "TooLargeError",
+    "WrongContentError",
     "adopt",
 ]
 
@@ -112,7 +115,7 @@ class Downloader:
                 known_sha256 = remote.sha256 or (seen.sha256 if seen else None)
                 url = remote.url(self._mirror)
                 Transfer(self._source, url, remote, part, known_sha256, self._limits, advance).run()
-                _finish(part, remote, self._lock)
+                _finish(part, remote, url, self._lock)
         return target
 
 
@@ -131,6 +134,9 @@ def adopt(file: Path, remote: RemoteFile, lock: Path) -> Path:
         size_bytes = file.stat().st_size
         if size_bytes > remote.max_bytes:
             raise TooLargeError(too_large(str(file), remote, size_bytes))
+        fault = fault_of(file, remote.name)
+        if fault is not None:
+            raise WrongContentError(f"{file}: {fault}; remove it and get {remote.name} again ({remote.url()})")
         digest = hashlib.sha256()
         with file.open("rb") as opened:
             while block := opened.read(_BLOCK_BYTES):
@@ -168,7 +174,13 @@ def _part_of(target: Path, remote: RemoteFile) -> PartFile:
         ) from error
 
 
-def _finish(part: PartFile, remote: RemoteFile, lock: Path) -> None:
+def _finish(part: PartFile, remote: RemoteFile, url: str, lock: Path) -> None:
+    fault = fault_of(part.path, remote.name)
+    if fault is not None:  # before its digest is recorded: what is recorded is official from then on
+        part.discard()
+        raise WrongContentError(
+            f"{url}: {fault}; nothing of it is kept; if this network wants a login first, log in, or {ELSEWHERE}"
+        )
     try:
         _accept(part.sha256, part.size_bytes, part.path, remote, lock)
     except (DigestMismatchError, DifferentDigestError):

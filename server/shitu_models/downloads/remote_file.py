@@ -6,6 +6,7 @@ DownloadError
 ├── RefusedError        the server refuses, or wants something that is never done
 ├── GaveUpError         the connection broke too often; running again goes on where it stopped
 ├── TooLargeError       it is larger than it may be
+├── WrongContentError   it is something else, e.g. the page of a network that wants a login
 ├── DigestMismatchError it is not what it was, or what it is known to be
 ├── LockFileError       the lock file is damaged or held
 ├── BusyError           another process downloads it
@@ -50,6 +51,10 @@ class GaveUpError(DownloadError):
 
 class TooLargeError(DownloadError):
     """The file is larger than it may be."""
+
+
+class WrongContentError(DownloadError):
+    """The file is neither a checkpoint nor a tar, whichever it should be."""
 
 
 class DigestMismatchError(DownloadError):
