@@ -18,7 +18,6 @@ from tests.placed_models import DEMO_WEIGHTS, demo_repository, place
 from shitu_client import AsyncClient, Box, Client, EncoderInfo, FailedPreconditionError, InvalidArgumentError, NewItem
 from shitu_models.specs import DEMO_REC, Interpolation
 
-
 SECOND = replace(DEMO_REC, name="second", interpolation=Interpolation.BILINEAR, default_threshold=-1.0)
 
 
