@@ -147,7 +147,7 @@ def _task_of(repository: Path, name: str) -> Task | None:
 
 
 def check_models(repository: Path, specs: Iterable[ModelSpec], version: int | None = None) -> None:
-    """Check cheaply that the files of models are there and whole; does not load them.
+    """Check cheaply that the weights of models are there and whole; does not load them.
 
     Args:
         repository: folder of the models.
@@ -159,11 +159,6 @@ def check_models(repository: Path, specs: Iterable[ModelSpec], version: int | No
     """
     for spec in specs:
         _check_weights(spec.name, weights_path(repository, spec, version))
-        config = repository / spec.name / CONFIG_FILE
-        if not config.is_file():
-            raise RepositoryError(
-                f"model {spec.name}: {config} is missing; write it with `python -m shitu_models.triton_config {repository}`"
-            )
 
 
 def _check_weights(name: str, path: Path) -> None:
