@@ -204,16 +204,3 @@ def with_profile(spec: ModelSpec, profile: Profile) -> ModelSpec:
     if profile is Profile.TRAINED or spec.task is Task.DETECTOR:
         return spec
     return replace(spec, interpolation=Interpolation.BILINEAR, crop_rounding=CropRounding.TRUNCATED)
-
-
-def spec_of(name: str, task: Task) -> ModelSpec:
-    """Return the specification of a model.
-
-    Raises:
-        LookupError: no model of this name does this task; the message lists those that do.
-    """
-    spec = SPECS.get(name)
-    if spec is None or spec.task is not task:
-        known = ", ".join(sorted(s.name for s in SPECS.values() if s.task is task))
-        raise LookupError(f"unknown {task.value} {name!r}; known: {known}")
-    return spec
