@@ -604,12 +604,14 @@ class TestVersions:
         connection, stub = detector._connection, triton._stubs["tiny_det", 1][0]
         pixels[0, 0, 0, 0] = 2
         shutil.copytree(repository / "tiny_det" / "1", repository / "tiny_det" / "2")
+        triton._watcher.cancel()  # until the version is seen that it lets go at once
         options = triton._loader._options
         triton._loader._options = replace(options, start_timeout_s=0.05)
         with pytest.raises(ConfigurationError, match=r"not load model tiny_det within 0\.05 s.* SHITU_START_TIMEOUT_S"):
             await triton.change([triton_model(repository, TINY_DET, 1, 2)])
         await until(lambda: there(connection, "tiny_det", 2))
         triton._loader._options = options
+        triton._watcher = asyncio.create_task(triton._watch())
         pinned = TritonDetector(connection, TINY_DET, 1)
 
         async def gone() -> bool:
