@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shitu_models.downloads.remote_file import RemoteFile
-from shitu_models.downloads.sources import OFFICIAL, PADDLECLAS_BASE, PADDLEX_BASE
+from shitu_models.downloads.sources import OFFICIAL, PADDLECLAS_BASE, PADDLEX_BASE, SourceKind
 from shitu_models.specs import OFFICIAL_SPECS
 
-ALL = [
-    file for source in OFFICIAL.values() for file in (source.checkpoint, source.inference, source.paddleclas) if file
-]
+ALL = [file for source in OFFICIAL.values() for file in source.files.values()]
 
 
 def test_every_official_model_has_a_source_and_nothing_else_has():
@@ -35,7 +33,8 @@ def test_no_two_files_share_a_key_or_a_name():
 
 
 def test_what_paddleclas_has():
-    with_one = {name: source.paddleclas for name, source in OFFICIAL.items() if source.paddleclas}
+    files = {name: source.files.get(SourceKind.PADDLECLAS) for name, source in OFFICIAL.items()}
+    with_one = {name: file for name, file in files.items() if file}
     assert list(with_one) == ["PP-ShiTuV2_det", "PP-ShiTuV2_rec"]
     assert {file.base_url for file in with_one.values()} == {PADDLECLAS_BASE}
     assert with_one["PP-ShiTuV2_rec"].sha256.startswith("b55f63f2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +27,14 @@ _HEAD_MB: Final = 400
 4 bytes."""
 
 
+class SourceKind(str, Enum):
+    """Which of an official model's files."""
+
+    CHECKPOINT = "checkpoint"
+    EXPORTED = "exported"
+    PADDLECLAS = "paddleclas"
+
+
 @dataclass(frozen=True)
 class OfficialSource:
     """The files that an official model can be converted from."""
@@ -36,6 +45,12 @@ class OfficialSource:
     """Tar of the inference directory that PaddleX exported from it."""
     paddleclas: RemoteFile | None = None
     """Tar of PaddleClas' older inference directory of the same model, where there is one."""
+
+    @property
+    def files(self) -> Mapping[SourceKind, RemoteFile]:
+        """Those that there are."""
+        files = {SourceKind.CHECKPOINT: self.checkpoint, SourceKind.EXPORTED: self.inference}
+        return files if self.paddleclas is None else {**files, SourceKind.PADDLECLAS: self.paddleclas}
 
 
 def _source(name: str, published_mb: float, paddleclas: RemoteFile | None = None) -> OfficialSource:

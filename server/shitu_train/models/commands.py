@@ -14,6 +14,7 @@ from rich.markup import escape
 from shitu_models.cards import CardError
 from shitu_models.downloads.archive import ArchiveError
 from shitu_models.downloads.remote_file import DownloadError
+from shitu_models.downloads.sources import SourceKind
 from shitu_models.repository import RepositoryError, find_repository
 from shitu_models.specs import OFFICIAL_SPECS, Precision
 from shitu_train.conversion.options import ConversionOptions, Graph
@@ -21,7 +22,7 @@ from shitu_train.errors import ConversionError, TrainError
 from shitu_train.extras import paddle_module
 from shitu_train.models import tables
 from shitu_train.models.places import writable_repository
-from shitu_train.models.pulls import pull_options, pulled
+from shitu_train.models.pulls import pull_options, pulled, remote_of
 from shitu_train.models.verification import verified
 
 commands = typer.Typer(no_args_is_help=True, help="Official and own models: download, convert, check, describe.")
@@ -68,11 +69,13 @@ def pull(
     *,
     from_file: Annotated[
         Optional[Path],
-        typer.Option(help="Official file that is here already (.pdparams or .tar), instead of a download; one model."),
+        typer.Option(
+            help="Official file that is here already, under its official name, instead of a download; one model."
+        ),
     ] = None,
-    exported: Annotated[
-        bool, typer.Option(help="Take the exported inference directory instead of the checkpoint.")
-    ] = False,
+    source: Annotated[
+        SourceKind, typer.Option(help="Checkpoint, PaddleX's exported directory, or PaddleClas' older one.")
+    ] = SourceKind.CHECKPOINT,
     download_only: Annotated[bool, typer.Option(help="Do not convert.")] = False,
     mirror: Mirror = None,
     proxy: Proxy = None,
@@ -88,8 +91,9 @@ def pull(
             paddle_module(_CONVERTER)  # before minutes of download
         if from_file is not None and len(wanted) != 1:
             raise ConversionError(f"--from-file: expected one model, got {len(wanted)}")
-        options = pull_options(downloads, lock, mirror=mirror, proxy=proxy, exported=exported, from_file=from_file)
-        files = [(name, pulled(name, options, _err)) for name in wanted]
+        options = pull_options(downloads, lock, mirror=mirror, proxy=proxy, source=source, from_file=from_file)
+        remotes = [(name, remote_of(name, options)) for name in wanted]  # all, before the first one is downloaded
+        files = [(name, pulled(remote, options, _err)) for name, remote in remotes]
         for name, file in files:
             if download_only:
                 _out.print(f"{name}: {file}", highlight=False, soft_wrap=True)
