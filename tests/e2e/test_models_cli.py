@@ -203,6 +203,17 @@ def test_a_local_file_is_enough_without_a_network(machine, official):
     assert "one model" in machine.call("pull", "all", "--from-file", file, expect=1)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--mirror", "http://mirror/"), ("--proxy", "http://p:1"), ("--source", "exported"), ("--downloads", ".")],
+)
+def test_what_a_local_file_would_ignore_is_refused(machine, official, option):
+    file = machine.home / Path(CHECKPOINT).name
+    file.write_bytes(official[CHECKPOINT])
+    told = machine.call("pull", NAME, "--download-only", "--from-file", file, *option, expect=1)
+    assert f"expected no {option[0]} beside it" in told
+
+
 def test_the_name_of_a_local_file_says_which_one_it_is(machine, official):
     tar = official[EXPORTED]
     for key in (CHECKPOINT, EXPORTED, PADDLECLAS.path):

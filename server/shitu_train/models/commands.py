@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, Final, NoReturn, Optional
 
 import typer
 from rich.console import Console
@@ -28,6 +28,8 @@ from shitu_train.models.verification import verified
 commands = typer.Typer(no_args_is_help=True, help="Official and own models: download, convert, check, describe.")
 
 _CONVERTER = "shitu_train.conversion.converter"
+_OF_DOWNLOADS: Final = ("source", "mirror", "proxy", "downloads")
+"""Options of `pull` that say nothing to a file that is here already."""
 _out, _err = Console(), Console(stderr=True)
 
 RepositoryOption = Annotated[
@@ -64,6 +66,7 @@ def list_models(repository: RepositoryOption = None) -> None:
 
 @commands.command()
 def pull(
+    context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="Of PaddleX's models (see `list`), or `all`.")],
     repository: RepositoryOption = None,
     *,
@@ -89,8 +92,8 @@ def pull(
     with _errors_in_plain_words():
         if not download_only:
             paddle_module(_CONVERTER)  # before minutes of download
-        if from_file is not None and len(wanted) != 1:
-            raise ConversionError(f"--from-file: expected one model, got {len(wanted)}")
+        if from_file is not None:
+            _check_alone(context, wanted)
         options = pull_options(downloads, lock, mirror=mirror, proxy=proxy, source=source, from_file=from_file)
         remotes = [(name, remote_of(name, options)) for name in wanted]  # all, before the first one is downloaded
         files = [(name, pulled(remote, options, _err)) for name, remote in remotes]
@@ -156,6 +159,19 @@ def info(name: Annotated[str, typer.Argument(help="Of a model.")], repository: R
     """Describe a model: what it takes, what it was converted from, and how exactly."""
     with _errors_in_plain_words():
         tables.print_model(_out, find_repository(repository), name)
+
+
+def _check_alone(context: typer.Context, names: list[str]) -> None:
+    """Refuse what a file that is here already would make of no effect; what the environment says is for other runs too."""
+    if len(names) != 1:
+        raise ConversionError(f"--from-file: expected one model, got {len(names)}")
+    sources = ((name, context.get_parameter_source(name)) for name in _OF_DOWNLOADS)
+    given = [f"--{name}" for name, source in sources if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise ConversionError(
+            f"--from-file: nothing is downloaded, and the file's name says which one it is; expected no {' and no '.join(given)} "
+            f"beside it; leave out one or the other"
+        )
 
 
 def _convert(
