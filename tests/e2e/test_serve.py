@@ -308,8 +308,10 @@ async def test_a_crashed_server_leaves_nothing_behind_for_long(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     server = start_server(tmp_path, env=cache)
     server.wait_until_serving()
-    runs = [record.stem for record in (tmp_path / "cache" / "shitu" / "runs").iterdir()]
+    records = tmp_path / "cache" / "shitu" / "runs"
+    runs = [record.stem for record in records.glob("*.run")]
     assert len(runs) == 2, "of the server and of its Triton"
+    assert len(list(records.glob("*.served.json"))) == 1, "what is served, which gateways read whenever they start"
     assert shared_memory_of(runs)
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
@@ -323,6 +325,7 @@ async def test_a_crashed_server_leaves_nothing_behind_for_long(tmp_path):
     assert shared_memory_of(runs) == []
     assert again.stop() == 0
     assert leftovers(again) == []
+    assert list(records.iterdir()) == []
 
 
 def failed_start(folder: Path, *options: str, port: int = 0) -> str:
