@@ -120,7 +120,11 @@ def placed_model(repository: Path, name: str, task: Task, version: int | None = 
 
 def placed_any(repository: Path, name: str) -> PlacedModel:
     """Return what a model is, whatever it does. Raises as `placed_model`."""
-    task = _task_of(repository, name)
+    card = version_folder(repository, name) / CARD_FILE
+    try:
+        task = read_card(card).spec.task if card.exists() else _task_of(repository, name)
+    except CardError as error:
+        raise RepositoryError(f"model {name}: {error}") from error
     if task is None:
         raise RepositoryError(f"unknown model {name!r}; {repository} holds {', '.join(placed_names(repository))}")
     return placed_model(repository, name, task)

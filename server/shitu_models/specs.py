@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -22,6 +23,10 @@ DET_BOXES: Final = "det_boxes"
 
 DET_SCORES: Final = "det_scores"
 """Name of a detector's second output: float32 [N, max_boxes], descending, zero-padded."""
+
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""A model's name is that of its folder, and nothing of it may lead out of the repository."""
 
 
 class Task(str, Enum):
@@ -109,6 +114,11 @@ class ModelSpec:
     """Boxes that enter the NMS (nms_top_k, same source)."""
 
     def __post_init__(self) -> None:
+        if not NAME_PATTERN.fullmatch(self.name):
+            raise ValueError(
+                f"the name of a model: expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit, "
+                f"got {self.name!r}"
+            )
         if (self.embedding_dimension > 0) == (self.max_boxes > 0):
             raise ValueError(
                 f"{self.name}: a model has either embedding_dimension (encoder) or max_boxes (detector), not both"

@@ -59,6 +59,32 @@ def test_a_graph_without_any_stays_as_it_is():
     assert model.SerializeToString() == before
 
 
+def first_of(model, operator):
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def other_axis(model):
+    del first_of(model, "Softmax").attribute[:]
+    first_of(model, "Softmax").attribute.append(onnx.helper.make_attribute("axis", 2))
+
+
+def other_order(model):
+    softmax = first_of(model, "Softmax")
+    mixed = next(node for node in model.graph.node if softmax.output[0] in node.input)
+    turned = next(node for node in model.graph.node if mixed.output[0] in node.input)
+    turned.attribute[0].CopyFrom(onnx.helper.make_attribute("perm", [0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("change", [other_axis, other_order])
+def test_an_attention_over_something_else_is_left_alone(plain, change):
+    changed = copied(plain)
+    change(changed)
+    before = run(changed, PIXELS)[0]
+    fuse(changed)
+    assert operators(changed)["Softmax"] == 1
+    assert np.abs(run(changed, PIXELS)[0] - before).max() < 1e-6
+
+
 @pytest.mark.parametrize(("operator", "left"), [("Erf", "Erf"), ("Softmax", "Softmax")])
 def test_what_computes_something_else_is_left_alone(plain, operator, left):
     """The other constant of the first GELU, or a cause between the first attention's products."""

@@ -79,6 +79,8 @@ def test_a_detectors_yml_counts_also_under_paddledetections_name(tmp_path):
         (encoder_yml({"size": 224}, {"scale": 1.0}), "expected a scale of 1/255"),
         (encoder_yml({"size": 224}, {"mean": [0.5]}), "cannot be understood"),
         (encoder_yml({}), "cannot be understood"),
+        (encoder_yml({"size": 100000}), "expected 32 to 2048, got 100000"),
+        (encoder_yml({"size": 0}), "expected 32 to 2048, got 0"),
         ("PreProcess: [", "cannot be read"),
         ("- a list", "expected keys and values"),
     ],
@@ -92,6 +94,9 @@ def test_an_encoder_that_would_be_served_wrongly_is_refused(tmp_path, content, m
     ("changes", "message"),
     [
         ({"label_list": ["can", "bottle"]}, "expected the one class"),
+        ({"NMS": {"keep_top_k": 0}}, "NMS.keep_top_k: expected 1 to 1000, got 0"),
+        ({"NMS": {"nms_threshold": "x"}}, "cannot be understood"),
+        ({"NMS": {"score_threshold": 1.5}}, "NMS.score_threshold: expected 0.0 to 1.0"),
         ({"Preprocess": [{"type": "Resize", "keep_ratio": True, "target_size": [640, 640]}]}, "expected false"),
         ({"Preprocess": [{"type": "NormalizeImage", "is_scale": False}]}, "expected a scale of 1/255"),
     ],
@@ -99,6 +104,13 @@ def test_an_encoder_that_would_be_served_wrongly_is_refused(tmp_path, content, m
 def test_a_detector_that_would_be_served_wrongly_is_refused(tmp_path, changes, message):
     with pytest.raises(ConversionError, match=message):
         directory(tmp_path, detector_yml(**changes)).spec(PP_SHITUV2_DET)
+
+
+def test_all_candidates_and_an_odd_section_are_understood(tmp_path):
+    spec = directory(tmp_path, detector_yml(NMS={"nms_top_k": -1})).spec(PP_SHITUV2_DET)
+    assert spec.nms_candidates >= 100_000
+    for section in (None, "x", []):
+        assert directory(tmp_path, {"Global": section}).model_name() == ""
 
 
 def test_a_folder_without_one_program_is_refused(tmp_path):

@@ -59,6 +59,52 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert (tmp_path / "made").exists(), "the file would have run code, so the refusal means something"
 
 
+class FromBytes:
+    """Unpickled by numpy itself, it is an array whose one object lies where these bytes say."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"A" * 8)
+
+
+class WithDtype:
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return np.dtype, (self.code, False, True)
+
+
+@pytest.mark.parametrize("value", [FromBytes(), np.array([object], object), WithDtype("O8"), np.array(["text"])])
+def test_arrays_of_anything_but_numbers_are_never_made(tmp_path, value):
+    path = tmp_path / "evil.pdparams"
+    path.write_bytes(pickle.dumps({"weight": value}))
+    with pytest.raises(ConversionError, match="no checkpoint of Paddle, or damaged"):
+        read_pdparams(path)
+
+
+def test_an_array_that_is_larger_than_its_bytes_is_refused(tmp_path):
+    content = pickle.dumps({"weight": np.arange(4, dtype=np.float32).reshape(2, 2)}, 2)
+    assert content.count(b"K\x02K\x02\x86") == 1, "the shape (2, 2), as protocol 2 writes it"
+    path = tmp_path / "evil.pdparams"
+    path.write_bytes(content.replace(b"K\x02K\x02\x86", b"K\x02K\x7f\x86"))
+    with pytest.raises(ConversionError, match="array of shape"):
+        read_pdparams(path)
+
+
+def test_reduced_precisions_are_widened_and_counters_refused(tmp_path):
+    layer = paddle.nn.Linear(3, 2)
+    wanted = layer.weight.numpy()
+    for dtype, tolerance in (("bfloat16", 1e-2), ("float16", 1e-3), ("float64", 1e-7)):
+        path = tmp_path / f"{dtype}.pdparams"
+        paddle.save({"weight": layer.weight.astype(dtype)}, str(path))
+        (found,) = read_pdparams(path).values()
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+    paddle.save({"steps": paddle.to_tensor([3])}, str(tmp_path / "int.pdparams"))
+    with pytest.raises(ConversionError, match=r"expected arrays of floats by name.*'steps'"):
+        read_pdparams(tmp_path / "int.pdparams")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import threading
+import time
 
 import pytest
 
@@ -36,6 +38,7 @@ def test_each_conversion_becomes_a_version_with_its_card(tmp_path):
         assert (folder / "model.onnx").read_bytes() == content
         assert read_card(folder / "model.json") == card_of(content)
     assert files(tmp_path) == [
+        ".placing",
         "mine/1/model.json", "mine/1/model.onnx", "mine/2/model.json", "mine/2/model.onnx", "mine/config.pbtxt",
     ]  # fmt: skip
 
@@ -52,8 +55,37 @@ def test_other_tensors_under_the_same_name_are_refused(tmp_path):
     wider = dataclasses.replace(SPEC, embedding_dimension=64)
     with pytest.raises(ConversionError, match="give this one another --name"):
         place(tmp_path, b"two", card_of(b"two", wider))
+    with pytest.raises(ConversionError, match=r"128 px to .* fp32, and this one is of .* bf16; give"):
+        place(tmp_path, b"two", dataclasses.replace(card_of(b"two"), precision=Precision.BF16))
     assert versions_of(tmp_path, "mine") == (1,)
-    check_fits(tmp_path, dataclasses.replace(SPEC, default_threshold=0.1))
+    check_fits(tmp_path, dataclasses.replace(SPEC, default_threshold=0.1), Precision.FP32)
+
+
+def test_damaged_weights_are_placed_anew(tmp_path):
+    folder = place(tmp_path, b"one", card_of(b"one"))
+    (folder / "model.onnx").write_bytes(b"damaged")
+    assert place(tmp_path, b"one", card_of(b"one")) == tmp_path / "mine" / "2"
+    assert (tmp_path / "mine" / "2" / "model.onnx").read_bytes() == b"one"
+
+
+def test_a_folder_that_lost_its_weights_is_passed_over(tmp_path):
+    (tmp_path / "mine" / "4").mkdir(parents=True)
+    assert place(tmp_path, b"one", card_of(b"one")) == tmp_path / "mine" / "5"
+
+
+def test_what_a_killed_conversion_left_is_swept(tmp_path):
+    for name, age_s in (("old", 7200), ("new", 60)):
+        draft = tmp_path / f".draft-{name}"
+        draft.mkdir()
+        os.utime(draft, (time.time() - age_s,) * 2)
+    place(tmp_path, b"one", card_of(b"one"))
+    assert [path.name for path in tmp_path.glob(".draft-*")] == [".draft-new"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", ".hidden", "a" * 129])
+def test_a_name_that_leads_out_of_the_repository_is_none(name):
+    with pytest.raises(ValueError, match="the name of a model"):
+        dataclasses.replace(SPEC, name=name)
 
 
 def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -64,7 +96,6 @@ def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match="No space left on device; free the disk"):
         place(tmp_path, b"one", card_of(b"one"))
     assert files(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_configuration_that_somebody_tuned_is_kept(tmp_path):

@@ -166,3 +166,45 @@ def test_a_directory_without_a_name_wants_the_architecture(small, tmp_path):
     assert card.source.note == ""
     with pytest.raises(ConversionError, match="holds something already"):
         export_directory(folder, folder, rec_name())
+
+
+def test_confident_boxes_elsewhere_fail_the_gate_however_many_weak_ones_agree():
+    rng = np.random.default_rng(8)
+    low = rng.uniform(0, 64, (12, 99, 2))
+    weak = np.concatenate([np.zeros((12, 99, 1)), rng.uniform(0.03, 0.2, (12, 99, 1)), low, low + 32], axis=2)
+    strong = np.tile(np.float64([0, 0.9, 10, 10, 40, 40]), (12, 1, 1))
+    rows = np.concatenate([strong, weak], axis=1).astype(np.float32)
+    moved = rows.copy()
+    moved[:, 0, 2:] += 80
+    spec = dataclasses.replace(DET_SPEC, max_boxes=100)
+    outputs = [parity._program_outputs([[row] for row in table], spec) for table in (rows, moved)]
+    assert parity._same_boxes(outputs[0], outputs[0], spec).min_cosine == 1.0
+    with pytest.raises(ParityError, match="all and the best alike, got 0"):
+        parity._same_boxes(outputs[0], outputs[1], spec)
+
+
+def test_an_own_width_of_vectors_is_taken_from_the_program(small, tmp_path):
+    narrow = Architecture(lambda _: LcNetV2Encoder(dataclasses.replace(REC_SIZE, embedding=8)))
+    folder = exported(tmp_path, narrow, REC_SPEC)
+    card = convert(folder, ConversionOptions(tmp_path / "models", architecture=rec_name())).card
+    assert card.spec.embedding_dimension == 8
+    assert small[rec_name()] is not narrow
+
+
+@pytest.mark.usefixtures("small")
+def test_the_name_is_no_part_of_the_weights(tmp_path):
+    folder = exported(tmp_path, ARCHITECTURES[rec_name()].__class__(lambda _: LcNetV2Encoder(REC_SIZE)), REC_SPEC)
+    digests = {
+        convert(folder, ConversionOptions(tmp_path / "models", name=name)).card.weights_sha256 for name in ("a", "b")
+    }
+    assert len(digests) == 1
+    with pytest.raises(ConversionError, match="--name: the name of a model"):
+        convert(folder, ConversionOptions(tmp_path / "models", name="../out"))
+
+
+def test_a_detector_of_any_side_has_as_many_cells_as_its_convolutions_give():
+    for side in (96, 160, 416):
+        size = dataclasses.replace(DET_SIZE, input_px=side)
+        decoded = DecodedDetector(LcNetDet(size), clips=False)
+        boxes, scores = decoded(paddle.zeros([1, 3, side, side]))
+        assert boxes.shape[1] == scores.shape[1]

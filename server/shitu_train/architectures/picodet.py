@@ -34,7 +34,7 @@ class PicoDetSize:
     @property
     def cells(self) -> int:
         """How many cells all levels have together."""
-        return sum((self.input_px // stride) ** 2 for stride in STRIDES)
+        return sum(cells_across(self.input_px, stride) ** 2 for stride in STRIDES)
 
 
 DEMO_DET = PicoDetSize(input_px=320, stem=(16, 32), stages=(64, 96, 128, 128), depths=(2, 2, 2, 1), neck=48)
@@ -68,7 +68,7 @@ class TopDownNeck(nn.Layer):
 
     def __init__(self, size: PicoDetSize) -> None:
         super().__init__()
-        self.cells = [size.input_px // stride for stride in STRIDES]
+        self.cells = [cells_across(size.input_px, stride) for stride in STRIDES]
         self.lateral = nn.LayerList([ConvUnit(channels, size.neck, kernel=1) for channels in size.stages])
         self.smooth = nn.LayerList([ConvUnit(size.neck, size.neck) for _ in STRIDES])
 
@@ -117,11 +117,16 @@ class PicoDet(nn.Layer):
         return logits
 
 
+def cells_across(input_px: int, stride: int) -> int:
+    """How many cells a side has: each convolution that halves it rounds up."""
+    return -(-input_px // stride)
+
+
 def cell_centres(input_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centres float32 [cells, 2] (x, y in pixels) and strides float32 [cells] of all levels, in the order of the logits."""
     centres, strides = [], []
     for stride in STRIDES:
-        side = (np.arange(input_px // stride, dtype=np.float32) + CELL_OFFSET) * stride
+        side = (np.arange(cells_across(input_px, stride), dtype=np.float32) + CELL_OFFSET) * stride
         ys, xs = np.meshgrid(side, side, indexing="ij")
         centres.append(np.stack([xs.reshape(-1), ys.reshape(-1)], axis=1))
         strides.append(np.full(xs.size, stride, np.float32))

@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from shitu_train.architectures.picodet import BINS, STRIDES
+from shitu_train.architectures.picodet import BINS, STRIDES, cells_across
 from shitu_train.architectures.units import ConvUnit, SqueezeExcite, divisible
 
 _KERNEL = 5
@@ -162,7 +162,7 @@ class _CspPan(nn.Layer):
         self.downsamples = nn.LayerList([_DepthPoint(channels, stride=2) for _ in range(steps)])
         self.bottom_up_blocks = nn.LayerList([_CspLayer(channels) for _ in range(steps)])
         # An explicit size: paddle2onnx cannot convert a scale factor.
-        self._sides = [size.input_px // stride for stride in STRIDES]
+        self._sides = [cells_across(size.input_px, stride) for stride in STRIDES]
 
     def forward(self, features: list[paddle.Tensor]) -> list[paddle.Tensor]:
         """One merged feature map per stride, 8 to 64."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shitu_models.cards import ModelCard
-from shitu_models.specs import Precision
+from shitu_models.specs import ModelSpec, Precision
 from shitu_train.conversion.fusion import fuse
 from shitu_train.conversion.options import ConversionOptions, Graph
 from shitu_train.conversion.paddlex_directory import write_inference_directory
 from shitu_train.conversion.placement import check_fits, place
 from shitu_train.conversion.precision import reduced
-from shitu_train.conversion.sources import opened
-from shitu_train.errors import ConversionError
+from shitu_train.conversion.sources import ReadModel, opened
+from shitu_train.errors import ConversionError, ParityError
 from shitu_train.parity import Parity
 from shitu_train.records import tool_versions
 
@@ -45,18 +45,17 @@ def convert(source: Path, options: ConversionOptions, say: Callable[[str], None]
     """
     say(f"reading {source}")
     with opened(source, options.architecture) as read:
-        spec = replace(read.spec, name=options.name or _default_name(read.architecture, options.precision))
-        check_fits(options.repository, spec)
+        spec = _named(read, options)
+        check_fits(options.repository, spec, options.precision)
         say("converting to ONNX")
         graph = read.graph()
-        if options.graph is Graph.FUSED:
-            fuse(graph)
-        graph.graph.name = spec.name
+        fused = options.graph is Graph.FUSED and fuse(graph)
         content = bytes(graph.SerializeToString())
         del graph  # a large model's takes a gigabyte
         say("comparing Paddle and ONNX Runtime")
-        parity = read.check(content)
-    say(f"{options.precision.value}: measuring what it changes")
+        parity = _compared(read, content, fused=fused)
+    if options.precision is not Precision.FP32:
+        say(f"measuring what {options.precision.value} changes")
     content, drift = reduced(content, spec, options.precision)
     card = ModelCard(
         spec=spec,
@@ -86,5 +85,17 @@ def export_directory(source: Path, folder: Path, architecture: str = "") -> Path
         return write_inference_directory(read.layer, read.spec, folder)
 
 
-def _default_name(architecture: str, precision: Precision) -> str:
-    return architecture if precision is Precision.FP32 else f"{architecture}_{precision.value}"
+def _compared(read: ReadModel, content: bytes, *, fused: bool) -> Parity:
+    try:
+        return read.check(content)
+    except ParityError as error:
+        hint = "; --graph plain leaves attention and GELU as they were exported" if fused else ""
+        raise ParityError(f"{error}{hint}") from error
+
+
+def _named(read: ReadModel, options: ConversionOptions) -> ModelSpec:
+    behind = "" if options.precision is Precision.FP32 else f"_{options.precision.value}"
+    try:
+        return replace(read.spec, name=options.name or f"{read.architecture}{behind}")
+    except ValueError as error:
+        raise ConversionError(f"--name: {error}") from error

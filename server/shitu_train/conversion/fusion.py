@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
+_HEADS_APART = [0, 2, 1, 3]
+"""The order that takes [n, tokens, heads, d] to [n, heads, tokens, d], and back."""
+_LAST_AXES = (-1, 3)
+"""Of scores [n, heads, tokens, tokens]."""
 
 
 class _Links:
@@ -36,6 +41,11 @@ class _Links:
         nodes = self.takers.get(name, [])
         return nodes[0] if len(nodes) == 1 and nodes[0].op_type == operator else None
 
+    def joins_last(self, reshape: onnx.NodeProto) -> bool:
+        """Whether a Reshape makes three dimensions: pictures, tokens, all heads' numbers."""
+        shape = self.constants.get(reshape.input[1])
+        return shape is not None and numpy_helper.to_array(shape).size == len(_HEADS_APART) - 1
+
     def scalar(self, name: str) -> float | None:
         """The value of a constant of one number."""
         tensor = self.constants.get(name)
@@ -54,18 +64,19 @@ class _Attention:
     output: str
 
 
-def fuse(model: onnx.ModelProto) -> None:
-    """Fuse the attentions and exact GELUs of a graph, in place; a graph without any stays as it is."""
+def fuse(model: onnx.ModelProto) -> bool:
+    """Fuse the attentions and exact GELUs of a graph, in place; returns whether there was any."""
     links = _Links(model.graph)
     replaced = {found.output: _attention_node(found) for found in _attentions(links)}
     replaced |= {output: _gelu_node(source, output) for source, output in _gelus(links)}
     if not replaced:
-        return
+        return False
     nodes = [replaced.get(node.output[0], node) for node in model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _drop_unused(model.graph)
+    return True
 
 
 def _attentions(links: _Links) -> Iterator[_Attention]:
@@ -76,6 +87,8 @@ def _attentions(links: _Links) -> Iterator[_Attention]:
 
 def _attention(links: _Links, softmax: onnx.NodeProto) -> _Attention | None:
     """The attention around a softmax: reshape, transpose, scale, product, softmax, product, transpose, reshape."""
+    if _attribute(softmax, "axis", -1) not in _LAST_AXES:
+        return None
     scores = links.maker(softmax.input[0], "MatMul")
     mixed = links.taker(softmax.output[0], "MatMul")
     if scores is None or mixed is None or mixed.input[0] != softmax.output[0]:
@@ -85,8 +98,11 @@ def _attention(links: _Links, softmax: onnx.NodeProto) -> _Attention | None:
         _before_split(links, name) for name in (scaled, _before_transpose(links, scores.input[1]), mixed.input[1])
     )
     turned = links.taker(mixed.output[0], "Transpose")
-    merged = None if turned is None else links.taker(turned.output[0], "Reshape")
+    merged = None if turned is None or _order(turned) != _HEADS_APART else links.taker(turned.output[0], "Reshape")
     if scale is None or merged is None or query is None or key is None or value is None:
+        return None
+    heads = {query[1], key[1], value[1]}
+    if len(heads) != 1 or not min(heads) > 0 or not links.joins_last(merged):
         return None
     return _Attention(query[0], key[0], value[0], query[1], scale, merged.output[0])
 
@@ -102,20 +118,28 @@ def _unscaled(links: _Links, name: str) -> tuple[str, float | None]:
 
 def _before_transpose(links: _Links, name: str) -> str:
     node = links.maker(name, "Transpose")
-    swapped = node is not None and list(node.attribute[0].ints) == [0, 1, 3, 2]
-    return node.input[0] if node is not None and swapped else ""
+    return node.input[0] if node is not None and _order(node) == [0, 1, 3, 2] else ""
 
 
 def _before_split(links: _Links, name: str) -> tuple[str, int] | None:
     """The tensor [n, tokens, width] that becomes [n, heads, tokens, width / heads], and how many heads."""
     turned = links.maker(name, "Transpose")
-    if turned is None or list(turned.attribute[0].ints) != [0, 2, 1, 3]:
+    if turned is None or _order(turned) != _HEADS_APART:
         return None
     reshaped = links.maker(turned.input[0], "Reshape")
     shape = None if reshaped is None else links.constants.get(reshaped.input[1])
-    if reshaped is None or shape is None:
+    sizes = [] if shape is None else numpy_helper.to_array(shape).tolist()
+    if reshaped is None or len(sizes) != len(_HEADS_APART):
         return None
-    return reshaped.input[0], int(numpy_helper.to_array(shape)[2])
+    return reshaped.input[0], int(sizes[2])
+
+
+def _order(transpose: onnx.NodeProto) -> list[int]:
+    return list(_attribute(transpose, "perm", []))
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def _gelus(links: _Links) -> Iterator[tuple[str, str]]:

@@ -132,7 +132,11 @@ def _normalise_length(builder: GraphBuilder, vector: str) -> None:
 
 def _suppress(builder: GraphBuilder, boxes: str, scores: str, spec: ModelSpec) -> None:
     """TopK, NonMaxSuppression, TopK: a batched NMS whose outputs have a fixed size, padded with zeros."""
-    top_scores, top_boxes = _best(builder, scores, boxes, spec.nms_candidates)
+    cells = builder.constant(int64([spec.nms_candidates]))
+    (shape,) = builder.add("Shape", [scores])
+    (all_cells,) = builder.add("Gather", [shape, builder.constant(int64([1]))])
+    (candidates,) = builder.add("Min", [cells, all_cells])  # a small input has fewer cells than candidates are allowed
+    top_scores, top_boxes = _best(builder, scores, boxes, candidates)
     (by_class,) = builder.add("Unsqueeze", [top_scores, builder.constant(int64([1]))])
     limits: list[NDArray[Any]] = [int64([spec.max_boxes]), float32([spec.nms_iou]), float32([spec.nms_min_score])]
     (selected,) = builder.add(
@@ -140,10 +144,10 @@ def _suppress(builder: GraphBuilder, boxes: str, scores: str, spec: ModelSpec) -
     )
     (places,) = builder.add("Gather", [selected, builder.constant(int64([0, 2]))], axis=1)
     (chosen,) = builder.add("GatherND", [top_scores, places])
-    (shape,) = builder.add("Shape", [top_scores])
-    (nothing,) = builder.add("ConstantOfShape", [shape], value=numpy_helper.from_array(float32([0])))
+    (places_shape,) = builder.add("Shape", [top_scores])
+    (nothing,) = builder.add("ConstantOfShape", [places_shape], value=numpy_helper.from_array(float32([0])))
     (kept,) = builder.add("ScatterND", [nothing, places, chosen])
-    last_scores, last_boxes = _best(builder, kept, top_boxes, spec.max_boxes)
+    last_scores, last_boxes = _best(builder, kept, top_boxes, builder.constant(int64([spec.max_boxes])))
     (real,) = builder.add("Greater", [last_scores, builder.constant(float32([0]))])
     (flags,) = builder.add("Cast", [real], to=TensorProto.FLOAT)
     (column,) = builder.add("Unsqueeze", [flags, builder.constant(int64([2]))])
@@ -151,9 +155,9 @@ def _suppress(builder: GraphBuilder, boxes: str, scores: str, spec: ModelSpec) -
     builder.add("Identity", [last_scores], output=DET_SCORES)
 
 
-def _best(builder: GraphBuilder, scores: str, boxes: str, count: int) -> tuple[str, str]:
-    """The `count` best scores of each picture and their boxes."""
-    top, places = builder.add("TopK", [scores, builder.constant(int64([count]))], outputs=2, axis=1)
+def _best(builder: GraphBuilder, scores: str, boxes: str, count: str) -> tuple[str, str]:
+    """As many best scores of each picture as the tensor `count` says, and their boxes."""
+    top, places = builder.add("TopK", [scores, count], outputs=2, axis=1)
     (column,) = builder.add("Unsqueeze", [places, builder.constant(int64([2]))])
     (wide,) = builder.add("Tile", [column, builder.constant(int64([1, 1, 4]))])
     (own,) = builder.add("GatherElements", [boxes, wide], axis=1)
@@ -167,7 +171,7 @@ def _assemble(plain: onnx.ModelProto, before: GraphBuilder, after: GraphBuilder,
     weights = [tensor for tensor in [*plain.graph.initializer, *embedded] if tensor.name in used]
     graph = helper.make_graph(
         [*before.nodes, *core, *after.nodes],
-        spec.name,
+        spec.task.value,  # no name: the same weights under another name are the same file, and the same fingerprint
         [_value(tensor) for tensor in spec.inputs],
         [_value(tensor) for tensor in spec.outputs],
         [*before.constants, *weights, *after.constants],

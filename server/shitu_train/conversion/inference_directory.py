@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 
@@ -24,6 +24,13 @@ _INTERPOLATIONS: Final = {
     "bicubic": Interpolation.BICUBIC,
     "cubic": Interpolation.BICUBIC,
 }
+_LEAST_SIDE_PX: Final = {Task.ENCODER: 32, Task.DETECTOR: 96}
+"""A smaller detector has fewer cells than boxes are kept."""
+_MOST_SIDE_PX: Final = 2048
+_MOST_BOXES: Final = 1000
+_ALL: Final = 1_000_000
+"""More candidates than any input has cells."""
+_Number = TypeVar("_Number", int, float)
 _SCALE_TOLERANCE: Final = 1e-5
 """PaddleX writes 1/255 as 0.00392157 too."""
 
@@ -63,7 +70,8 @@ class InferenceDirectory:
 
     def model_name(self) -> str:
         """Name of the model by the yml, or nothing."""
-        return str(self._read().get("Global", {}).get("model_name", ""))
+        section = self._read().get("Global")
+        return str(section.get("model_name", "")) if isinstance(section, dict) else ""
 
     def spec(self, registered: ModelSpec) -> ModelSpec:
         """The registry's entry with what the yml says otherwise: size, interpolation, mean, deviation, suppression.
@@ -75,7 +83,9 @@ class InferenceDirectory:
         try:
             changes = _encoder_changes(content) if registered.task is Task.ENCODER else _detector_changes(content)
             return replace(registered, **changes)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ConversionError as error:
+            raise ConversionError(f"{self.config}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConversionError(f"{self.config}: cannot be understood ({error!r})") from error
 
     def _read(self) -> Mapping[str, Any]:
@@ -98,7 +108,7 @@ def _encoder_changes(content: Mapping[str, Any]) -> dict[str, Any]:
         resize = steps["ResizeImage"]
         if "resize_short" in resize:
             raise ConversionError("PreProcess.ResizeImage: expected size, got resize_short; a kept ratio is not served")
-        changes["input_size"] = _side(resize["size"])
+        changes["input_size"] = _side(resize["size"], Task.ENCODER)
         changes |= _interpolation(resize.get("interpolation"))
     if "CropImage" in steps:
         raise ConversionError(
@@ -116,7 +126,7 @@ def _detector_changes(content: Mapping[str, Any]) -> dict[str, Any]:
         resize = steps["Resize"]
         if resize.get("keep_ratio"):
             raise ConversionError("Preprocess.Resize.keep_ratio: expected false; the detector's input is stretched")
-        changes["input_size"] = _side(resize["target_size"])
+        changes["input_size"] = _side(resize["target_size"], Task.DETECTOR)
         changes |= _interpolation(resize.get("interp"))
     if "NormalizeImage" in steps:
         normalise = dict(steps["NormalizeImage"])
@@ -129,20 +139,30 @@ def _detector_changes(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _suppression(nms: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        "nms_iou": "nms_threshold",
-        "nms_min_score": "score_threshold",
-        "nms_candidates": "nms_top_k",
-        "max_boxes": "keep_top_k",
-    }
-    return {field: nms[name] for field, name in names.items() if name in nms}
+    changes: dict[str, Any] = {}
+    for field, name in (("nms_iou", "nms_threshold"), ("nms_min_score", "score_threshold")):
+        if name in nms:
+            changes[field] = _within(f"NMS.{name}", float(nms[name]), 0.0, 1.0)
+    if "keep_top_k" in nms:
+        changes["max_boxes"] = _within("NMS.keep_top_k", int(nms["keep_top_k"]), 1, _MOST_BOXES)
+    if "nms_top_k" in nms:
+        wished = int(nms["nms_top_k"])
+        # In PaddleDetection -1 means all; the graph takes no more than there are.
+        changes["nms_candidates"] = _within("NMS.nms_top_k", wished if wished >= 0 else _ALL, 1, _ALL)
+    return changes
 
 
-def _side(size: Any) -> int:
+def _side(size: Any, task: Task) -> int:
     sides = {int(side) for side in (size if isinstance(size, (list, tuple)) else [size])}
     if len(sides) != 1:
         raise ConversionError(f"expected a square input, got {size}")
-    return sides.pop()
+    return _within("size of the input", sides.pop(), _LEAST_SIDE_PX[task], _MOST_SIDE_PX)
+
+
+def _within(name: str, value: _Number, least: _Number, most: _Number) -> _Number:
+    if not least <= value <= most:
+        raise ConversionError(f"{name}: expected {least} to {most}, got {value}")
+    return value
 
 
 def _interpolation(value: Any) -> dict[str, Any]:

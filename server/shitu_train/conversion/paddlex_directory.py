@@ -59,6 +59,7 @@ def write_inference_directory(layer: paddle.nn.Layer, spec: ModelSpec, folder: P
     Raises:
         ConversionError: the folder holds something, or cannot be written.
     """
+    folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise ConversionError(f"{folder} holds something already; give an empty or a new folder")
     layer.eval()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from shitu_models.cards import CARD_FILE, CardError, ModelCard, read_card, write_card
+from shitu_models.fingerprint import weights_digest
 from shitu_models.repository import CONFIG_FILE, WEIGHTS_FILE, RepositoryError, placed_any, version_folder, versions_of
 from shitu_models.specs import ModelSpec, Precision
 from shitu_models.triton_config import Accelerator, TritonConfigOptions, render
 from shitu_train.errors import ConversionError
 
-_ATTEMPTS: Final = 20
-"""To take the next number while others place versions of the same model."""
+_DRAFT: Final = ".draft-"
+_LOCK: Final = ".placing"
+_STALE_AFTER_S: Final = 3600.0
+"""A draft is written in seconds; an older one is of a conversion that was killed."""
 
 
 def place(repository: Path, content: bytes, card: ModelCard) -> Path:
@@ -24,45 +31,58 @@ def place(repository: Path, content: bytes, card: ModelCard) -> Path:
     Nobody sees a part of a version: its folder appears by being renamed. Older versions are never touched.
 
     Raises:
-        ConversionError: the model is there already with other tensors, or the disk refuses.
+        ConversionError: the model is there already with other tensors or another precision, or the disk refuses.
     """
-    check_fits(repository, card.spec)
-    present = _same_version(repository, card)
-    if present is not None:
-        return present
-    model = repository / card.spec.name
-    is_new = not model.exists()
-    draft = model / f".draft-{uuid.uuid4().hex}"
+    draft = repository / f"{_DRAFT}{uuid.uuid4().hex}"
     try:
+        repository.mkdir(parents=True, exist_ok=True)
         _write_draft(draft, content, card)
-        _write_config(model / CONFIG_FILE, card)
-        return _published(repository, card.spec.name, draft)
+        with _alone(repository):
+            return _published(repository, draft, card)
     except OSError as error:
         raise ConversionError(
-            f"{model} cannot be written: {error.strerror}; free the disk or choose another repository"
+            f"{repository} cannot be written: {error.strerror}; free the disk or choose another repository"
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        if is_new and not versions_of(repository, card.spec.name):
-            shutil.rmtree(model, ignore_errors=True)
 
 
-def check_fits(repository: Path, spec: ModelSpec) -> None:
-    """Raise ConversionError where a model of this name is there with other tensors: one configuration serves all its versions."""
+def check_fits(repository: Path, spec: ModelSpec, precision: Precision) -> None:
+    """Raise ConversionError where a model of this name is there and is another: one configuration serves all its versions."""
     if not versions_of(repository, spec.name):
         return
     try:
-        there = placed_any(repository, spec.name).spec
+        there = placed_any(repository, spec.name)
     except RepositoryError as error:
         raise ConversionError(str(error)) from error
-    wanted, found = ((s.inputs, s.outputs, s.max_batch) for s in (spec, there))
+    wanted, found = _shape(spec, precision), _shape(there.spec, there.precision)
     if wanted != found:
         raise ConversionError(
-            f"{repository / spec.name} holds a model with other tensors ({found}) than this one ({wanted}); give this one another --name"
+            f"{repository / spec.name} holds a model of {found}, and this one is of {wanted}; give this one another --name"
         )
 
 
+def _shape(spec: ModelSpec, precision: Precision) -> str:
+    outputs = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in spec.outputs)
+    return f"{spec.input_size} px to {outputs}, batches up to {spec.max_batch}, {precision.value}"
+
+
+def _published(repository: Path, draft: Path, card: ModelCard) -> Path:
+    check_fits(repository, card.spec, card.precision)
+    _sweep(repository)
+    model = repository / card.spec.name
+    present = _same_version(repository, card)
+    if present is not None:
+        return present
+    model.mkdir(exist_ok=True)
+    if not versions_of(repository, card.spec.name):  # else whoever runs this repository may have chosen other options
+        _write_config(model / CONFIG_FILE, card)
+    numbers = [int(path.name) for path in model.iterdir() if path.name.isdecimal()]
+    return draft.rename(model / str(max(numbers, default=0) + 1))
+
+
 def _same_version(repository: Path, card: ModelCard) -> Path | None:
+    """The newest version, if it is this very model, and its file is still what its card says."""
     if not versions_of(repository, card.spec.name):
         return None
     newest = version_folder(repository, card.spec.name)
@@ -71,11 +91,11 @@ def _same_version(repository: Path, card: ModelCard) -> Path | None:
     except CardError:
         return None
     same = (there.weights_sha256, there.spec, there.precision) == (card.weights_sha256, card.spec, card.precision)
-    return newest if same else None
+    return newest if same and weights_digest(newest / WEIGHTS_FILE) == card.weights_sha256 else None
 
 
 def _write_draft(draft: Path, content: bytes, card: ModelCard) -> None:
-    draft.mkdir(parents=True)
+    draft.mkdir()
     with (draft / WEIGHTS_FILE).open("wb") as file:
         file.write(content)
         file.flush()
@@ -84,24 +104,22 @@ def _write_draft(draft: Path, content: bytes, card: ModelCard) -> None:
 
 
 def _write_config(path: Path, card: ModelCard) -> None:
-    if versions_of(path.parents[1], card.spec.name) and path.exists():
-        return  # whoever runs this repository may have chosen other options
     accelerator = Accelerator.OPENVINO if card.precision is Precision.BF16 else Accelerator.NONE
-    path.write_text(
-        render(card.spec, TritonConfigOptions(accelerator=accelerator, precision=card.precision)), encoding="utf-8"
-    )
+    options = TritonConfigOptions(accelerator=accelerator, precision=card.precision)
+    unfinished = path.with_name(f"{_DRAFT}{path.name}")
+    unfinished.write_text(render(card.spec, options), encoding="utf-8")
+    unfinished.replace(path)
 
 
-def _published(repository: Path, name: str, draft: Path) -> Path:
-    for _ in range(_ATTEMPTS):
-        target = repository / name / str(max(versions_of(repository, name), default=0) + 1)
-        try:
-            draft.rename(target)
-        except FileExistsError:
-            continue
-        except OSError:
-            if target.is_dir():  # "directory not empty": another conversion took the number
-                continue
-            raise
-        return target
-    raise ConversionError(f"{repository / name}: other conversions took {_ATTEMPTS} numbers in a row; try again")
+def _sweep(repository: Path) -> None:
+    for draft in repository.glob(f"{_DRAFT}*"):
+        if time.time() - draft.stat().st_mtime > _STALE_AFTER_S:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _alone(repository: Path) -> Iterator[None]:
+    """Others wait: numbers are given, and a configuration is written, by one at a time."""
+    with (repository / _LOCK).open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

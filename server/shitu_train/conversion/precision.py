@@ -14,13 +14,16 @@ from typing import Any, Final
 
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper
 
 from shitu_models.cards import Drift
-from shitu_models.specs import ModelSpec, Precision
+from shitu_models.specs import ModelSpec, Precision, Task
 from shitu_train.drift import DriftLimits, check_drift, measured_drift
 from shitu_train.errors import ConversionError
 
 Provider = tuple[str, Mapping[str, Any]]
+_ENDS_OF_HEADS: Final = ("Softmax", "Sigmoid")
+"""Operators between a detector's logits and its decoder: of the bins of distances, and of the scores."""
 _LEAST_PRODUCT_SHARE: Final = 0.5
 """Of the weights: below it int8 would leave most of a network as it is."""
 
@@ -98,16 +101,56 @@ def _product_share(graph: onnx.GraphProto) -> float:
 
 
 def _fp16(content: bytes, spec: ModelSpec) -> bytes:
-    """Weights and arithmetic in half precision; inputs and outputs stay what they are."""
+    """Weights and arithmetic in half precision; inputs and outputs, and what stands behind the network, stay in FP32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  # slow to import
 
     model = onnx.load_from_string(content)
-    # Lengths of vectors may be over half precision's range, and corners of boxes need more digits than it has.
-    kept = [node.name for node in model.graph.node if node.name.startswith("post/")]
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+    graph, kept = model.graph, _full_precision(model.graph, spec)
+    behind = [node for node in graph.node if node.name in kept]
+    network = [node for node in graph.node if node.name not in kept]
+    seam = {name for node in network for name in node.output} & {name for node in behind for name in node.input}
+    outputs, weights = list(graph.output), list(graph.initializer)
+    _replace(graph.node, network)
+    _replace(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(seam)])
+    _replace(graph.initializer, _used(weights, network))
+    # The converter would round between any two nodes that it is told to leave alone, so that it only sees the network.
+    half = convert_float_to_float16(model, keep_io_types=True)
+    if not any(tensor.data_type == TensorProto.FLOAT16 for tensor in half.graph.initializer):
         raise ConversionError(f"{spec.name}: nothing of the graph could be put into half precision")
-    return bytes(model.SerializeToString())
+    shared = {tensor.name for tensor in half.graph.initializer}
+    half.graph.initializer.extend(tensor for tensor in _used(weights, behind) if tensor.name not in shared)
+    half.graph.node.extend(behind)
+    _replace(half.graph.output, outputs)
+    return bytes(half.SerializeToString())
+
+
+def _used(weights: list[onnx.TensorProto], nodes: list[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    names = {name for node in nodes for name in node.input}
+    return [tensor for tensor in weights if tensor.name in names]
+
+
+def _replace(field: Any, values: list[Any]) -> None:
+    del field[:]
+    field.extend(values)
+
+
+def _full_precision(graph: onnx.GraphProto, spec: ModelSpec) -> list[str]:
+    """Names of the nodes that half precision would harm.
+
+    Lengths of vectors may be over its range, and corners of boxes need more digits than it has: what stands behind the network, and
+    of a detector what makes boxes of the distances' softmax.
+    """
+    found = [node.name for node in graph.node if node.name.startswith("post/")]
+    if spec.task is Task.ENCODER:
+        return found
+    makers = {name: node for node in graph.node for name in node.output}
+    waiting = [name for node in graph.node if node.name in found for name in node.input]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in found and node.op_type not in _ENDS_OF_HEADS:
+            found.append(node.name)
+            waiting.extend(node.input)
+    return found
 
 
 def _unchanged(content: bytes, spec: ModelSpec) -> bytes:  # noqa: ARG001  # OpenVINO reduces the precision when it runs

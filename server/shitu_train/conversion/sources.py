@@ -106,6 +106,7 @@ def _directory(folder: Path, architecture: str) -> ReadModel:
         )
     spec = directory.spec(SPECS[name])
     program = read_program(directory.program, parity.network_input(parity.fixed_pictures(spec), spec))
+    _check_outputs(folder, program, spec)
     source = Source("inference", directory.digests())
     try:
         layer = recovered_layer(program, ARCHITECTURES[name], spec)
@@ -113,6 +114,17 @@ def _directory(folder: Path, architecture: str) -> ReadModel:
     except (ConversionError, ParityError) as error:
         return _as_exported(directory, program, spec, source, error)
     return _from_layer(layer, spec, source)
+
+
+def _check_outputs(folder: Path, program: ExportedProgram, spec: ModelSpec) -> None:
+    """Raise ConversionError where a program gives something else than vectors, or rows of class, score and box."""
+    shapes = [list(output.shape) for output in program.outputs[0]]
+    wanted = "vectors [1, d]" if spec.task is Task.ENCODER else "rows [m, 6] and their number"
+    fits = len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 1
+    if spec.task is Task.DETECTOR:
+        fits = len(shapes) == 2 and shapes[0][-1:] == [6]
+    if not fits:
+        raise ConversionError(f"{folder}: expected a program that gives {wanted}, as {spec.name} does, got {shapes}")
 
 
 def _as_exported(
@@ -123,6 +135,8 @@ def _as_exported(
     if spec.task is Task.DETECTOR:
         note += "; it runs at batch 1, with the suppression that was exported"
         spec = replace(spec, max_batch=1)
+    else:
+        spec = replace(spec, embedding_dimension=int(program.outputs[0][0].shape[-1]))
     complete = complete_encoder if spec.task is Task.ENCODER else complete_single_detector
     return ReadModel(
         spec,

@@ -12,7 +12,15 @@ from rich.table import Column, Table
 from shitu_models.cards import CARD_FILE, Drift, ModelCard, read_card
 from shitu_models.downloads.sources import OFFICIAL
 from shitu_models.fingerprint import fingerprint_of, weights_digest
-from shitu_models.repository import placed_any, placed_names, version_folder, versions_of, weights_path
+from shitu_models.repository import (
+    RepositoryError,
+    find_repository,
+    placed_any,
+    placed_names,
+    version_folder,
+    versions_of,
+    weights_path,
+)
 from shitu_models.specs import SPECS, ModelSpec, Precision, Profile, Task, with_profile
 
 _ACCELERATORS: Final = {Precision.BF16: " --accelerator openvino", Precision.FP16: " --accelerator cuda"}
@@ -24,17 +32,22 @@ def print_models(console: Console, repository: Path) -> None:
     table = Table(Column("model", overflow="fold"), "task", "input", "vector", "precision", "versions")
     placed = placed_names(repository)
     for name in [*placed, *(name for name in SPECS if name not in placed)]:
-        if name in placed:
-            model = placed_any(repository, name)
-            spec, precision = model.spec, model.precision.value
-            versions = ", ".join(map(str, versions_of(repository, name)))
-        else:
-            spec, precision, versions = SPECS[name], "", "-"
-        table.add_row(escape(name), spec.task.value, *_sizes(spec), precision, versions)
+        table.add_row(escape(name), *_row(repository, name, is_placed=name in placed))
     console.print(table)
     missing = [name for name in OFFICIAL if name not in placed]
     hint = "; `shitu models pull NAME` brings what has no version yet" if missing else ""
     console.print(f"in {repository}{hint}", highlight=False, soft_wrap=True)
+
+
+def _row(repository: Path, name: str, *, is_placed: bool) -> tuple[str, ...]:
+    if not is_placed:
+        return (SPECS[name].task.value, *_sizes(SPECS[name]), "", "-")
+    versions = ", ".join(map(str, versions_of(repository, name)))
+    try:
+        model = placed_any(repository, name)
+    except RepositoryError as error:  # one damaged model does not hide the others
+        return ("?", "", "", "", f"{versions}: {escape(str(error))}")
+    return (model.spec.task.value, *_sizes(model.spec), model.precision.value, versions)
 
 
 def print_model(console: Console, repository: Path, name: str) -> None:
@@ -68,7 +81,7 @@ def print_model(console: Console, repository: Path, name: str) -> None:
 
 
 def print_conversion(console: Console, folder: Path, card: ModelCard) -> None:
-    """Print what a conversion came to."""
+    """Print what a conversion came to, and how the model is served."""
     table = _two_columns()
     table.add_row("model", f"{card.spec.name}, version {folder.name}")
     _add_card(table, card)
@@ -76,7 +89,10 @@ def print_conversion(console: Console, folder: Path, card: ModelCard) -> None:
     console.print(table)
     option = "--encoder" if card.spec.task is Task.ENCODER else "--detector"
     accelerator = _ACCELERATORS.get(card.precision, "")
-    console.print(f"serve it with: shitu serve {option} {card.spec.name}{accelerator}", highlight=False, soft_wrap=True)
+    repository = folder.parents[1]
+    elsewhere = "" if repository == find_repository() else f" --model-repository {repository}"
+    command = f"shitu serve {option} {card.spec.name}{elsewhere}{accelerator}"
+    console.print(f"serve it with: {command}", highlight=False, soft_wrap=True)
 
 
 def _two_columns() -> Table:

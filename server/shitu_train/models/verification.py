@@ -36,9 +36,10 @@ def verified(repository: Path, name: str, source: Path | None = None) -> Iterato
     path = weights_path(repository, model.spec, model.version)
     yield f"{path}: whole, with its configuration"
     card_path = version_folder(repository, name, model.version) / CARD_FILE
-    digest = weights_digest(path)
+    digest, architecture = weights_digest(path), ""
     if card_path.exists():
         card = read_card(card_path)
+        architecture = card.architecture
         if card.weights_sha256 != digest:
             raise ConversionError(
                 f"{path}: expected sha256 {card.weights_sha256} by {card_path.name}, got {digest}; convert the model again"
@@ -46,11 +47,14 @@ def verified(repository: Path, name: str, source: Path | None = None) -> Iterato
         yield f"sha256 {digest}, as its card says"
     yield from _ran(path, model.spec)
     if source is not None:
-        yield _compared(path, name, model.precision, source)
+        yield _compared(path, name, model.precision, source, architecture)
 
 
 def _ran(path: Path, spec: ModelSpec) -> Iterator[str]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has an exception for each of its status codes
+        raise ConversionError(f"{path}: ONNX Runtime cannot load it ({error}); convert it again") from error
     rng = np.random.default_rng(7)
     for batch in [size for size in _BATCHES if size <= spec.max_batch]:
         pixels = rng.integers(0, 256, (batch, spec.input_size, spec.input_size, 3), np.uint8)
@@ -63,11 +67,11 @@ def _ran(path: Path, spec: ModelSpec) -> Iterator[str]:
         yield f"batch {batch}: {', '.join(str(values.shape) for values in outputs)}, all finite"
 
 
-def _compared(path: Path, name: str, precision: Precision, source: Path) -> str:
+def _compared(path: Path, name: str, precision: Precision, source: Path, architecture: str) -> str:
     if precision is not Precision.FP32:
         raise ConversionError(
             f"{name} computes in {precision.value}, which Paddle's FP32 cannot vouch for; its drift stands in `shitu models info {name}`"
         )
     converter = paddle_module("shitu_train.conversion.converter")
-    parity = converter.parity_of(source, path)
+    parity = converter.parity_of(source, path, architecture)
     return f"{source} in Paddle: difference {parity.max_abs_difference:.1e}, cosine {parity.min_cosine:.9f}"
