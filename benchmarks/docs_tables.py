@@ -20,7 +20,7 @@ def table(results: dict[str, Any]) -> str:
     conditions = (
         f"ONNX Runtime {versions['onnxruntime']}, FP32, {results['threads']} threads of {machine['processor']} "
         f"({machine['cores']} cores), milliseconds for the whole batch: median of interleaved rounds (quartiles). Random weights, "
-        f"seed {results['seed']}; commit {results['commit'][:10]}."
+        f"seed {results['seed']}; commit {results['commit'][:10]}{'+' * results['commit'].endswith('+')}."
     )
     lines = [
         conditions,

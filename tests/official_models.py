@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from tests.spread import spread
 
 from shitu_models.specs import SPECS
 from shitu_train.architectures.catalogue import ARCHITECTURES
-from shitu_train.parity import fixed_pictures
+from shitu_train.conversion.parity import fixed_pictures
 from shitu_train.tensors import normalise
+from tests.spread import spread
 
 
 def spread_layer(name: str, seed: int = 1) -> paddle.nn.Layer:

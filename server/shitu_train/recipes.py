@@ -15,11 +15,11 @@ from shitu_train.architectures.catalogue import DecodedDetector
 from shitu_train.architectures.clip_vit import DEMO_REC, ClipEncoder
 from shitu_train.architectures.picodet import DEMO_DET, PicoDet, cell_centres
 from shitu_train.conversion.export import export_model
+from shitu_train.conversion.parity import Parity
 from shitu_train.datasets.detector_batches import DetectorBatches
 from shitu_train.datasets.drawn import load_crops, load_scenes
 from shitu_train.datasets.encoder_batches import EncoderBatches, PhotoSet, load_photos
 from shitu_train.datasets.grocery import grocery_split, read_photos
-from shitu_train.parity import Parity
 from shitu_train.plans import PHOTO_SHARE, TRAIN_PLAN, VALIDATION_PLAN
 from shitu_train.records import source_commit, tool_versions, write_record
 from shitu_train.training.budget import Budget

@@ -17,12 +17,12 @@ import paddle  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
 from shitu_models.specs import DEMO_DET, DEMO_REC  # noqa: E402
+from shitu_train.architectures.catalogue import DecodedDetector  # noqa: E402
 from shitu_train.architectures.clip_vit import ClipEncoder, ClipVitSize  # noqa: E402
 from shitu_train.architectures.picodet import PicoDet, PicoDetSize  # noqa: E402
-from shitu_train.architectures.catalogue import DecodedDetector  # noqa: E402
 from shitu_train.conversion.export import export_model, exported_graph  # noqa: E402
+from shitu_train.conversion.parity import check_parity  # noqa: E402
 from shitu_train.errors import ParityError  # noqa: E402
-from shitu_train.parity import check_parity  # noqa: E402
 
 TINY = ClipVitSize(input_px=32, patch_px=16, width=24, depth=2, heads=2, projection=16, embedding=8)
 TINY_SPEC = dataclasses.replace(DEMO_REC, input_size=32, embedding_dimension=8)

@@ -17,8 +17,8 @@ from shitu_models.cards import Drift  # noqa: E402
 from shitu_models.preprocessing import resize  # noqa: E402
 from shitu_models.specs import DEMO_DET, DEMO_REC, Precision  # noqa: E402
 from shitu_train.conversion import precision as precision_module  # noqa: E402
+from shitu_train.conversion.drift import DriftLimits, check_drift, measured_drift  # noqa: E402
 from shitu_train.conversion.precision import reduced  # noqa: E402
-from shitu_train.drift import DriftLimits, check_drift, measured_drift  # noqa: E402
 from shitu_train.errors import ConversionError, DriftError  # noqa: E402
 
 DET_WEIGHTS = DEMO_WEIGHTS.parents[2] / "demo_det" / "1" / "model.onnx"

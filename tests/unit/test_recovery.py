@@ -15,10 +15,10 @@ from tests.spread import spread  # noqa: E402
 
 from shitu_models.cards import CARD_FILE, read_card  # noqa: E402
 from shitu_models.specs import PP_SHITUV2_DET, PP_SHITUV2_REC, SPECS  # noqa: E402
-from shitu_train import parity  # noqa: E402
 from shitu_train.architectures.catalogue import ARCHITECTURES, Architecture, DecodedDetector  # noqa: E402
 from shitu_train.architectures.picodet_lcnet import LcNetDet, LcNetDetSize  # noqa: E402
 from shitu_train.architectures.pp_lcnet_v2 import LcNetV2Encoder, LcNetV2Size  # noqa: E402
+from shitu_train.conversion import parity  # noqa: E402
 from shitu_train.conversion.converter import convert, export_directory, parity_of  # noqa: E402
 from shitu_train.conversion.exported_program import read_program  # noqa: E402
 from shitu_train.conversion.options import ConversionOptions  # noqa: E402
@@ -138,7 +138,7 @@ def test_recovered_weights_that_compute_something_else_are_noticed(small, tmp_pa
 
 def test_a_failed_gate_places_nothing(small, tmp_path, monkeypatch):
     folder = exported(tmp_path, small[rec_name()], REC_SPEC)
-    monkeypatch.setattr("shitu_train.parity.MOST_DIFFERENCE", 0.0)
+    monkeypatch.setattr("shitu_train.conversion.parity.MOST_DIFFERENCE", 0.0)
     with pytest.raises(ParityError):
         convert(folder, ConversionOptions(tmp_path / "models"))
     assert not (tmp_path / "models").exists()

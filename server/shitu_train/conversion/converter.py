@@ -12,11 +12,11 @@ from shitu_models.specs import ModelSpec, Precision
 from shitu_train.conversion.fusion import fuse
 from shitu_train.conversion.options import ConversionOptions, Graph
 from shitu_train.conversion.paddlex_directory import write_inference_directory
+from shitu_train.conversion.parity import Parity
 from shitu_train.conversion.placement import check_fits, place
 from shitu_train.conversion.precision import reduced
 from shitu_train.conversion.sources import ReadModel, opened
 from shitu_train.errors import ConversionError, ParityError
-from shitu_train.parity import Parity
 from shitu_train.records import tool_versions
 
 

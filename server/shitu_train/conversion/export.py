@@ -10,7 +10,7 @@ import paddle
 from shitu_models.specs import ModelSpec, Task
 from shitu_train.conversion.graph import complete_detector, complete_encoder
 from shitu_train.conversion.paddle2onnx_process import export_layer
-from shitu_train.parity import Parity, check_parity
+from shitu_train.conversion.parity import Parity, check_parity
 
 
 def exported_graph(layer: paddle.nn.Layer, spec: ModelSpec) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from shitu_models.cards import Drift
 from shitu_models.specs import ModelSpec, Precision, Task
-from shitu_train.drift import DriftLimits, check_drift, measured_drift
+from shitu_train.conversion.drift import DriftLimits, check_drift, measured_drift
 from shitu_train.errors import ConversionError
 
 Provider = tuple[str, Mapping[str, Any]]

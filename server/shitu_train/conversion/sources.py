@@ -16,8 +16,8 @@ from shitu_models.cards import Source
 from shitu_models.downloads.archive import extract
 from shitu_models.fingerprint import weights_digest
 from shitu_models.specs import SPECS, ModelSpec, Task
-from shitu_train import parity
 from shitu_train.architectures.catalogue import ARCHITECTURES
+from shitu_train.conversion import parity
 from shitu_train.conversion.export import exported_graph
 from shitu_train.conversion.exported_program import ExportedProgram, read_program
 from shitu_train.conversion.graph import complete_encoder, complete_single_detector
