@@ -59,10 +59,9 @@ def print_model(console: Console, repository: Path, name: str) -> None:
     """
     if not versions_of(repository, name) and name in SPECS:
         table = _properties(SPECS[name])
-        source = OFFICIAL.get(name)
-        if source is not None:
-            table.add_row("checkpoint", source.checkpoint.url())
-            table.add_row("exported", source.inference.url())
+        files = OFFICIAL[name].files if name in OFFICIAL else {}
+        for kind, file in files.items():
+            table.add_row(f"--source {kind.value}", file.url())
         console.print(table)
         return
     model = placed_any(repository, name)
