@@ -18,6 +18,7 @@ from shitu_models.preprocessing import resize  # noqa: E402
 from shitu_models.specs import DEMO_DET, DEMO_REC, Precision  # noqa: E402
 from shitu_train.conversion import precision as precision_module  # noqa: E402
 from shitu_train.conversion.drift import DriftLimits, check_drift, measured_drift  # noqa: E402
+from shitu_train.conversion.fusion import fuse  # noqa: E402
 from shitu_train.conversion.precision import reduced  # noqa: E402
 from shitu_train.errors import ConversionError, DriftError  # noqa: E402
 
@@ -42,6 +43,14 @@ def test_int8_is_smaller_and_its_drift_is_known():
     assert drift.pictures == 200
     operators = {node.op_type for node in onnx.load_from_string(changed).graph.node}
     assert "MatMulInteger" in operators or "DynamicQuantizeMatMul" in operators
+
+
+def test_int8_of_a_fused_graph_computes_about_the_same():
+    model = onnx.load(DEMO_WEIGHTS)
+    assert fuse(model)
+    changed, drift = reduced(model.SerializeToString(), DEMO_REC, Precision.INT8)
+    assert len(changed) < 0.5 * DEMO_WEIGHTS.stat().st_size
+    assert drift.mean_cosine > 0.99
 
 
 def test_int8_of_convolutions_is_refused():

@@ -6,8 +6,10 @@ GPU for it, the conversion is refused, because nobody could say what the precisi
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,7 +82,7 @@ def _int8(content: bytes, spec: ModelSpec) -> bytes:
             f"{spec.name}: int8 needs a network of matrix products, and the weights of this one are those of convolutions; "
             "convert it to fp32"
         )
-    with tempfile.TemporaryDirectory(prefix="shitu-int8-") as folder:
+    with tempfile.TemporaryDirectory(prefix="shitu-int8-") as folder, _quiet():
         target = Path(folder) / "model.onnx"
         quantize_dynamic(
             model,
@@ -88,9 +90,22 @@ def _int8(content: bytes, spec: ModelSpec) -> bytes:
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
+            # Shape inference knows no type behind ONNX Runtime's own operators, which fused graphs have; all of it is float.
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
         )
         return target.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantiser, which tells its every step on the root logger, to what goes wrong."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _product_share(graph: onnx.GraphProto) -> float:
