@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from shitu_client.builds import BuildOutcome
 from shitu_client.results import EncoderInfo, GalleryInfo, ItemPage, RecognizedObject
@@ -29,7 +29,16 @@ def print_galleries(console: Console, galleries: Sequence[GalleryInfo]) -> None:
 
 def print_encoders(console: Console, encoders: Sequence[EncoderInfo]) -> None:
     """Print one line for each version of each encoder."""
-    table = Table("encoder", "version", "fingerprint", "dimension", "precision", "profile", "threshold", "")
+    table = Table(
+        Column("encoder", no_wrap=True),
+        "version",
+        Column("fingerprint", no_wrap=True),
+        "dimension",
+        "precision",
+        "profile",
+        "threshold",
+        "",
+    )
     for info in encoders:
         numbers = (str(info.version), info.fingerprint, str(info.dimension))
         default = "default" if info.is_default else ""

@@ -21,7 +21,7 @@ from tests.file_server import Behaviour, FileServer, running
 from tests.placed_models import CHECKOUT_MODELS
 from typer.testing import CliRunner
 
-pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
+paddle = pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
 from tests.official_models import write_checkpoint  # noqa: E402
@@ -229,6 +229,19 @@ def test_the_name_of_a_local_file_says_which_one_it_is(machine, official):
     for named in (Path(CHECKPOINT).name, Path(EXPORTED).name, PADDLECLAS.name, "mine.tar"):
         assert named in told
     assert set(machine.lock) == {EXPORTED}
+
+
+def test_weights_that_do_not_fit_leave_no_digest_behind(machine, official):
+    file = machine.home / Path(CHECKPOINT).name
+    paddle.save({"weight": paddle.ones([2, 2])}, str(file))
+    told = machine.call("pull", NAME, "--from-file", file, expect=1)
+    assert f"{file} does not hold the weights of {NAME}" in told
+    file.write_bytes(official[CHECKPOINT])
+    machine.call(
+        "pull", NAME, "--from-file", file, "--precision", "int8", expect=1
+    )  # genuine, and refused for another reason
+    machine.run("pull", NAME, "--from-file", file)
+    assert "is the name of another model" in machine.call("convert", file, "--name", "PP-ShiTuV2_det", expect=1)
 
 
 def test_int8_says_what_it_changes(machine):

@@ -88,6 +88,18 @@ class DigestLock:
             self._write({**files, key: first})
             return first
 
+    def forget(self, key: str) -> None:
+        """Remove what was recorded of a file, if anything was.
+
+        Raises:
+            DamagedLockError: the lock file is damaged, or another process holds it.
+            OSError: it cannot be read or written.
+        """
+        with self._alone():
+            files = self._read()
+            if files.pop(key, None) is not None:
+                self._write(files)
+
     def _compare(self, key: str, first: SeenFile, sha256: str, file: Path) -> None:
         if first.sha256 != sha256:
             raise DifferentDigestError(

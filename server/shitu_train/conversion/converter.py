@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shitu_models.cards import ModelCard
-from shitu_models.specs import ModelSpec, Precision
+from shitu_models.specs import SPECS, ModelSpec, Precision
 from shitu_train.conversion.fusion import fuse
 from shitu_train.conversion.options import ConversionOptions, Graph
 from shitu_train.conversion.paddlex_directory import write_inference_directory
 from shitu_train.conversion.parity import Parity
 from shitu_train.conversion.placement import check_fits, place
-from shitu_train.conversion.precision import reduced
+from shitu_train.conversion.precision import check_provider, reduced
 from shitu_train.conversion.sources import ReadModel, opened
 from shitu_train.errors import ConversionError, ParityError
 from shitu_train.records import tool_versions
@@ -43,6 +43,7 @@ def convert(source: Path, options: ConversionOptions, say: Callable[[str], None]
         ParityError: the graph computes something else than Paddle.
         DriftError: the reduced precision moves vectors or boxes too far.
     """
+    check_provider(options.precision)
     say(f"reading {source}")
     with opened(source, options.architecture) as read:
         spec = _named(read, options)
@@ -94,6 +95,10 @@ def _compared(read: ReadModel, content: bytes, *, fused: bool) -> Parity:
 
 
 def _named(read: ReadModel, options: ConversionOptions) -> ModelSpec:
+    if options.name in SPECS and options.name != read.architecture:
+        raise ConversionError(
+            f"--name: {options.name} is the name of another model, and this one is a {read.architecture}; choose a name of your own"
+        )
     behind = "" if options.precision is Precision.FP32 else f"_{options.precision.value}"
     try:
         return replace(read.spec, name=options.name or f"{read.architecture}{behind}")

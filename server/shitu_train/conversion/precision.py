@@ -52,6 +52,18 @@ def reduced(content: bytes, spec: ModelSpec, precision: Precision) -> tuple[byte
     """
     if precision is Precision.FP32:
         return content, None
+    check_provider(precision)
+    way = _WAYS[precision]
+    changed = way.change(content, spec)
+    drift = measured_drift(_session(content), _session(changed, way.provider), spec)
+    check_drift(drift, way.limits, spec, precision)
+    return changed, drift
+
+
+def check_provider(precision: Precision) -> None:
+    """Raise ConversionError where this machine cannot run a precision, and so cannot measure what it changes."""
+    if precision is Precision.FP32:
+        return
     way = _WAYS[precision]
     name, _ = way.provider
     if name not in onnxruntime.get_available_providers():
@@ -59,10 +71,6 @@ def reduced(content: bytes, spec: ModelSpec, precision: Precision) -> tuple[byte
             f"{precision.value} is served by {name}, which this ONNX Runtime ({onnxruntime.__version__}) does not have; "
             f"{way.install}, or convert to another precision"
         )
-    changed = way.change(content, spec)
-    drift = measured_drift(_session(content), _session(changed, way.provider), spec)
-    check_drift(drift, way.limits, spec, precision)
-    return changed, drift
 
 
 def _session(content: bytes, provider: Provider = ("CPUExecutionProvider", {})) -> onnxruntime.InferenceSession:

@@ -81,7 +81,12 @@ def _checkpoint(path: Path, architecture: str) -> ReadModel:
     name = architecture or architecture_of(state)
     spec, known = SPECS[name], ARCHITECTURES[name]
     layer = known.build(spec.input_size)
-    load_state(layer, state, known.training_only)
+    try:
+        load_state(layer, state, known.training_only)
+    except ConversionError as error:
+        raise ConversionError(
+            f"{path} does not hold the weights of {name}: {error}; give the file or architecture that fits"
+        ) from error
     return _from_layer(known.served(layer), spec, Source("checkpoint", {path.name: weights_digest(path)}))
 
 

@@ -22,12 +22,13 @@ from shitu_train.errors import ConversionError, TrainError
 from shitu_train.extras import paddle_module
 from shitu_train.models import tables
 from shitu_train.models.places import writable_repository
-from shitu_train.models.pulls import pull_options, pulled, remote_of
+from shitu_train.models.pulls import provisional, pull_options, pulled, remote_of
 from shitu_train.models.verification import verified
 
 commands = typer.Typer(no_args_is_help=True, help="Official and own models: download, convert, check, describe.")
 
 _CONVERTER = "shitu_train.conversion.converter"
+_PRECISION = "shitu_train.conversion.precision"
 _OF_DOWNLOADS: Final = ("source", "mirror", "proxy", "downloads")
 """Options of `pull` that say nothing to a file that is here already."""
 _out, _err = Console(), Console(stderr=True)
@@ -91,17 +92,18 @@ def pull(
     wanted = [spec.name for spec in OFFICIAL_SPECS] if names == ["all"] else names
     with _errors_in_plain_words():
         if not download_only:
-            paddle_module(_CONVERTER)  # before minutes of download
+            paddle_module(_PRECISION).check_provider(precision)  # before minutes of download
         if from_file is not None:
             _check_alone(context, wanted)
         options = pull_options(downloads, lock, mirror=mirror, proxy=proxy, source=source, from_file=from_file)
         remotes = [(name, remote_of(name, options)) for name in wanted]  # all, before the first one is downloaded
-        files = [(name, pulled(remote, options, _err)) for name, remote in remotes]
-        for name, file in files:
-            if download_only:
-                _out.print(f"{name}: {file}", highlight=False, soft_wrap=True)
-            else:
-                _convert(file, "", name, repository, precision, graph)
+        for name, remote in remotes:
+            with provisional(remote, options.lock):
+                file = pulled(remote, options, _err)
+                if download_only:
+                    _out.print(f"{name}: {file}", highlight=False, soft_wrap=True)
+                else:
+                    _convert(file, "", name, repository, precision, graph)
 
 
 @commands.command()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from shitu_models.downloads.archive import ArchiveError
+from shitu_models.downloads.digests import DigestLock
 from shitu_models.downloads.downloader import Downloader, adopt
 from shitu_models.downloads.remote_file import RemoteFile
 from shitu_models.downloads.sources import OFFICIAL, SourceKind
@@ -67,6 +70,19 @@ def pulled(remote: RemoteFile, options: PullOptions, console: Console) -> Path:
     with _bar(console) as progress:
         task = progress.add_task(remote.name, total=None)
         return downloader.fetch(remote, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+@contextmanager
+def provisional(remote: RemoteFile, lock: Path) -> Iterator[None]:
+    """Keep a digest that the body records only if the body does not find that the file is not what it should be."""
+    digests = DigestLock(lock)
+    known = digests.seen(remote.path) is not None
+    try:
+        yield
+    except (ConversionError, ArchiveError):
+        if not known:
+            digests.forget(remote.path)
+        raise
 
 
 def _named(file: Path, name: str, files: Mapping[SourceKind, RemoteFile]) -> RemoteFile:

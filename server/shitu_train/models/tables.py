@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -21,15 +22,24 @@ from shitu_models.repository import (
     versions_of,
     weights_path,
 )
-from shitu_models.specs import SPECS, ModelSpec, Precision, Profile, Task, with_profile
+from shitu_models.specs import DEMO_DET, DEMO_REC, SPECS, ModelSpec, Precision, Profile, Task, with_profile
 
 _ACCELERATORS: Final = {Precision.BF16: " --accelerator openvino", Precision.FP16: " --accelerator cuda"}
 """What a precision needs of `shitu serve`."""
+_PARTNERS: Final = {Task.ENCODER: DEMO_DET.name, Task.DETECTOR: DEMO_REC.name}
+"""What `shitu serve` takes beside a model where nothing is said."""
+_NEEDS: Final = {
+    Task.ENCODER: "; it needs a detector in that repository, too: shitu models pull PP-ShiTuV2_det, then --detector",
+    Task.DETECTOR: "; it needs an encoder in that repository, too: shitu models pull PP-ShiTuV2_rec, then --encoder",
+}
 
 
 def print_models(console: Console, repository: Path) -> None:
     """Print PaddleX's models and those in a repository."""
-    table = Table(Column("model", overflow="fold"), "task", "input", "vector", "precision", "versions")
+    rest = [Column(title, overflow="fold") for title in ("task", "input", "vector", "precision", "versions")]
+    table = Table(
+        Column("model", no_wrap=True), *rest, box=box.SIMPLE, pad_edge=False, collapse_padding=True
+    )  # all of it in 80 columns
     placed = placed_names(repository)
     for name in [*placed, *(name for name in SPECS if name not in placed)]:
         table.add_row(escape(name), *_row(repository, name, is_placed=name in placed))
@@ -90,8 +100,9 @@ def print_conversion(console: Console, folder: Path, card: ModelCard) -> None:
     accelerator = _ACCELERATORS.get(card.precision, "")
     repository = folder.parents[1]
     elsewhere = "" if repository == find_repository() else f" --model-repository {repository}"
+    missing = "" if versions_of(repository, _PARTNERS[card.spec.task]) else _NEEDS[card.spec.task]
     command = f"shitu serve {option} {card.spec.name}{elsewhere}{accelerator}"
-    console.print(f"serve it with: {command}", highlight=False, soft_wrap=True)
+    console.print(f"serve it with: {command}{missing}", highlight=False, soft_wrap=True)
 
 
 def _two_columns() -> Table:
