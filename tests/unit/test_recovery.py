@@ -16,11 +16,12 @@ from tests.spread import spread  # noqa: E402
 from shitu_models.cards import CARD_FILE, read_card  # noqa: E402
 from shitu_models.specs import PP_SHITUV2_DET, PP_SHITUV2_REC, SPECS  # noqa: E402
 from shitu_train.architectures.catalogue import ARCHITECTURES, Architecture, DecodedDetector  # noqa: E402
+from shitu_train.architectures.clip_vit import ClipEncoder, ClipVitSize  # noqa: E402
 from shitu_train.architectures.picodet_lcnet import LcNetDet, LcNetDetSize  # noqa: E402
 from shitu_train.architectures.pp_lcnet_v2 import LcNetV2Encoder, LcNetV2Size  # noqa: E402
-from shitu_train.conversion import parity  # noqa: E402
+from shitu_train.conversion import parity, recovery  # noqa: E402
 from shitu_train.conversion.converter import convert, export_directory, parity_of  # noqa: E402
-from shitu_train.conversion.exported_program import read_program  # noqa: E402
+from shitu_train.conversion.exported_program import read_program, uses_of  # noqa: E402
 from shitu_train.conversion.options import ConversionOptions  # noqa: E402
 from shitu_train.conversion.paddlex_directory import write_inference_directory  # noqa: E402
 from shitu_train.conversion.recovery import recovered_layer  # noqa: E402
@@ -208,3 +209,14 @@ def test_a_detector_of_any_side_has_as_many_cells_as_its_convolutions_give():
         decoded = DecodedDetector(LcNetDet(size), clips=False)
         boxes, scores = decoded(paddle.zeros([1, 3, side, side]))
         assert boxes.shape[1] == scores.shape[1]
+
+
+def test_clip_uses_its_embeddings_as_the_official_layer_does():
+    """By what it is used for, a weight of an official export is told apart; PaddleClas expands the one and adds the other whole."""
+    encoder = ClipEncoder(ClipVitSize(32, 16, width=24, depth=1, heads=2, projection=16, embedding=8))
+    encoder.eval()
+    spec = dataclasses.replace(REC_SPEC, input_size=32, embedding_dimension=8)
+    roles = {name: role for role, name in uses_of(recovery._program_of(encoder, spec))}
+    backbone = encoder.backbone
+    assert roles[backbone.cls_token.name][0::2] == ("pd_op.expand", (1, 1, 24))
+    assert roles[backbone.pos_embed.name] == ("pd_op.add", 1, (1, 5, 24))

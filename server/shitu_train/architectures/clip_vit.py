@@ -123,11 +123,13 @@ class ClipBackbone(nn.Layer):
 
     def forward(self, image: paddle.Tensor, kept_patches: paddle.Tensor | None = None) -> paddle.Tensor:
         """`image` float32 [n, 3, S, S] normalised. `kept_patches` int64 [k] trains on these patches only (cheaper, and a regulariser)."""
-        patches = self.patch_embed(image) + self.pos_embed[:, 1:]
+        patches = self.patch_embed(image)
+        cls = self.cls_token.expand([paddle.shape(patches)[0], 1, self.size.width])
+        # Added as a whole, like the official layer does: what an exported program uses a weight for tells which one it is.
+        x = paddle.concat([cls, patches], axis=1) + self.pos_embed
         if kept_patches is not None:
-            patches = paddle.index_select(patches, kept_patches, axis=1)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand([paddle.shape(patches)[0], 1, self.size.width])
-        x = self.ln_pre(paddle.concat([cls, patches], axis=1))
+            x = paddle.index_select(x, paddle.concat([paddle.zeros([1], kept_patches.dtype), kept_patches + 1]), axis=1)
+        x = self.ln_pre(x)
         for block in self.blocks:
             x = block(x)
         pooled = x if self.size.mean_with_class_token else x[:, 1:]
