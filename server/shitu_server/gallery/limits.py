@@ -40,6 +40,26 @@ class GalleryLimits:
 
 
 @dataclass(frozen=True)
+class IndexOptions:
+    """When the search of a gallery is built, and with how many processors.
+
+    Below `flat_rows` an AUTO gallery compares every vector, which is exact; from there on HNSW answers more than ten times as many
+    queries.
+    """
+
+    flat_rows: int = 200_000
+    """Where AUTO changes to HNSW."""
+    least_delta_rows: int = 8192
+    """Rows outside the graph or the lists are compared one by one; with more than this and `delta_share` of those inside, they are
+    taken in, in the background."""
+    delta_share: float = 0.05
+    dead_share: float = 0.2
+    """With more removed rows inside than this, the graph or the lists are built anew."""
+    build_threads: int = 1
+    """Of the building; searches go on beside it."""
+
+
+@dataclass(frozen=True)
 class BatchingOptions:
     """How queries of several calls are searched together."""
 
