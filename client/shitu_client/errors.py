@@ -9,6 +9,8 @@ ShituClientError
 ├── UnavailableError           the server is down, starting or draining, try again after `retry_after_s`
 ├── DeadlineExceededError      no answer in time
 └── ServerError                anything else
+
+InputError                     a file, a folder or an option on this side cannot be used
 """
 
 from __future__ import annotations
@@ -47,11 +49,11 @@ class InvalidArgumentError(ShituClientError):
 
 
 class NotFoundError(ShituClientError):
-    """There is no such gallery or item."""
+    """There is no such gallery, alias or item."""
 
 
 class AlreadyExistsError(ShituClientError):
-    """There is such a gallery already."""
+    """There is such a gallery or alias already."""
 
 
 class FailedPreconditionError(ShituClientError):
@@ -72,6 +74,10 @@ class DeadlineExceededError(ShituClientError):
 
 class ServerError(ShituClientError):
     """The server failed; its log has the cause."""
+
+
+class InputError(Exception):
+    """What was given on this side cannot be used; the message says what was expected and what came."""
 
 
 _KINDS: Final[dict[grpc.StatusCode, type[ShituClientError]]] = {

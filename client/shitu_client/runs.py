@@ -14,6 +14,7 @@ from rich.console import Console
 from shitu_client.client import AsyncClient
 from shitu_client.drawing import annotated
 from shitu_client.errors import ShituClientError
+from shitu_client.filters import Condition
 from shitu_client.progress import progress_bar
 from shitu_client.results import Recognition
 
@@ -28,6 +29,8 @@ class RunOptions:
     match_threshold: float | None = None
     top_k: int | None = None
     concurrency: int = 8
+    where: Condition | None = None
+    matches_per_label: int = 0
 
 
 @dataclass
@@ -62,7 +65,7 @@ async def recognize_all(
     stems = _result_stems(truth)
     places = asyncio.Semaphore(options.concurrency)
     start_s = time.perf_counter()
-    with progress_bar(console) as progress:
+    with progress_bar(console, "images") as progress:
         task = progress.add_task("recognising", total=len(truth))
 
         async def one(path: Path) -> None:
@@ -84,6 +87,8 @@ async def _recognize_one(client: AsyncClient, path: Path, stem: str, options: Ru
             match_threshold=options.match_threshold,
             top_k=options.top_k,
             skip_detection=options.whole_image,
+            where=options.where,
+            matches_per_label=options.matches_per_label,
         )
         if outcome.saved_to is not None:
             await asyncio.to_thread(_save, path, result, outcome.saved_to / f"{stem}_res")

@@ -99,7 +99,7 @@ class Gateway:
         limits = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
         bulk_calls = Admission("batches and bulk writes", settings.max_bulk_calls_in_flight)
         streams = Admission("streams", settings.max_streams_in_flight)
-        pictures = PictureItems(pipeline, bulk_calls)
+        pictures = PictureItems(pipeline, self._gallery, bulk_calls)
         recognition_pb2_grpc.add_RecognitionServiceServicer_to_server(
             RecognitionServicer(pipeline, limits, bulk_calls, streams), self._server
         )

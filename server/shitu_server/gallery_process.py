@@ -15,15 +15,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from shitu.v1 import gallery_pb2, gallery_pb2_grpc
+from shitu.v1 import drafts_pb2_grpc, gallery_pb2, gallery_pb2_grpc
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.rpc.drafts import GalleryDraftServicer
 from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.item_sources import VectorItems
+from shitu_server.types import Gallery
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +67,7 @@ async def serve_gallery(
     limits = limits or GalleryLimits()
     gallery = await EmbeddedGallery.open(data_dir, limits, batching)
     try:
-        servicer = GalleryServicer(gallery, VectorItems(), limits)
-        async with _listening(address, servicer, max_message_bytes, limits.calls_in_flight, drain_timeout_s):
+        async with _listening(address, gallery, limits, max_message_bytes, drain_timeout_s):
             _log.info("galleries of %s on %s", data_dir, address)
             await stop.wait()
             _log.info("draining")
@@ -76,12 +77,12 @@ async def serve_gallery(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    address: str, servicer: GalleryServicer, max_message_bytes: int, calls_in_flight: int, drain_timeout_s: float
+    address: str, gallery: Gallery, limits: GalleryLimits, max_message_bytes: int, drain_timeout_s: float
 ) -> AsyncIterator[None]:
     draining = DrainInterceptor()
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(), draining],
-        maximum_concurrent_rpcs=calls_in_flight,
+        maximum_concurrent_rpcs=limits.calls_in_flight,
         options=(
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -89,7 +90,9 @@ async def _listening(
         ),
     )
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
+    servicer = GalleryServicer(gallery, VectorItems(), limits)
     gallery_pb2_grpc.add_GalleryServiceServicer_to_server(servicer, server)
+    drafts_pb2_grpc.add_GalleryDraftServiceServicer_to_server(GalleryDraftServicer(gallery), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     _bind(server, address)

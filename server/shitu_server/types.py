@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, Protocol, TypeVar, Union
@@ -321,10 +321,12 @@ class Gallery(Protocol):
         than one call can bring), UnavailableError (the generation is gone).
         """
 
-    def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncIterator[bytes]:
+    def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of one file that holds the gallery as it is at the begin. Raises NotFoundError, StorageError."""
 
-    async def restore(self, name: str, content: AsyncIterator[bytes], *, deadline_s: float | None = None) -> GalleryInfo:
+    async def restore(
+        self, name: str, content: AsyncIterator[bytes], *, deadline_s: float | None = None
+    ) -> GalleryInfo:
         """Make a gallery of such a file. Raises AlreadyExistsError, InvalidArgumentError (the file is damaged or none of ours)."""
 
     async def begin_draft(
@@ -363,7 +365,9 @@ class Gallery(Protocol):
     async def discard_draft(self, name: str, draft: int, *, deadline_s: float | None = None) -> None:
         """Raises NotFoundError (draft), StorageError."""
 
-    async def rollback(self, name: str, *, discard_writes: bool = False, deadline_s: float | None = None) -> GalleryInfo:
+    async def rollback(
+        self, name: str, *, discard_writes: bool = False, deadline_s: float | None = None
+    ) -> GalleryInfo:
         """Bring the former generation back; a second rollback undoes the first.
 
         Raises NotFoundError, PreconditionError (there is none, or writes since would be lost and `discard_writes` is not set).

@@ -20,7 +20,7 @@ from shitu_server.errors import (
     NotFoundError,
 )
 from shitu_server.gallery.embedded import EmbeddedGallery
-from shitu_server.types import Gallery, NewItem
+from shitu_server.types import Gallery, NewItem, SearchOptions
 
 ENCODER = "encoder-1"
 DIMENSION = 16
@@ -154,26 +154,26 @@ async def test_items_are_listed_oldest_first_in_pages(gallery: Gallery):
 
 async def test_sending_items_again_changes_nothing_more(gallery: Gallery):
     first = await gallery.add("drinks", items(20), ENCODER)
-    before = await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=20)
+    before = await gallery.search("drinks", vectors(5, 9), ENCODER, SearchOptions(20))
     again = await gallery.add("drinks", items(20), ENCODER)
-    assert first.replaced == (False,) * 20
-    assert again.replaced == (True,) * 20
+    assert [one.replaced for one in first.added] == [False] * 20
+    assert [one.replaced for one in again.added] == [True] * 20
     assert again.state.sequence > first.state.sequence
     assert (await gallery.get("drinks")).item_count == 20
-    assert (await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=20)).hits == before.hits
+    assert (await gallery.search("drinks", vectors(5, 9), ENCODER, SearchOptions(20))).hits == before.hits
 
 
 async def test_a_write_is_seen_by_the_next_search(gallery: Gallery):
     rows = vectors(30)
     for i in range(30):
         added = await gallery.add("drinks", [NewItem("one", f"label {i}", rows[i])], ENCODER)
-        found = await gallery.search("drinks", rows[i : i + 1], ENCODER, top_k=5)
+        found = await gallery.search("drinks", rows[i : i + 1], ENCODER, SearchOptions(5))
         assert [(hit.item_id, hit.label) for hit in found.hits[0]] == [("one", f"label {i}")]
         assert found.hits[0][0].score == pytest.approx(1, abs=1e-6)
         assert found.state == added.state
     removed = await gallery.remove("drinks", ["one", "unknown"])
     assert removed.removed_ids == ("one",)
-    assert (await gallery.search("drinks", rows, ENCODER, top_k=5)).hits == ((),) * 30
+    assert (await gallery.search("drinks", rows, ENCODER, SearchOptions(5))).hits == ((),) * 30
 
 
 async def test_search_orders_and_cuts_hits(gallery: Gallery):
@@ -181,7 +181,7 @@ async def test_search_orders_and_cuts_hits(gallery: Gallery):
     queries = vectors(4, 7)
     units = vectors(200) / np.linalg.norm(vectors(200), axis=1, keepdims=True)
     scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ units.T
-    result = await gallery.search("drinks", queries, ENCODER, top_k=7, min_score=0.3)
+    result = await gallery.search("drinks", queries, ENCODER, SearchOptions(7, 0.3))
     for hits, row in zip(result.hits, scores, strict=True):
         best = [i for i in np.argsort(-row)[:7] if row[i] >= 0.3]
         assert [hit.item_id for hit in hits] == [f"item-{i}" for i in best]
@@ -193,24 +193,24 @@ async def test_search_orders_and_cuts_hits(gallery: Gallery):
 async def test_any_number_of_queries_is_searched(gallery: Gallery, top_k: int):
     await gallery.add("drinks", items(150), ENCODER)
     added = await gallery.add("drinks", items(1), ENCODER)
-    result = await gallery.search("drinks", vectors(150), ENCODER, top_k=top_k)
+    result = await gallery.search("drinks", vectors(150), ENCODER, SearchOptions(top_k))
     assert [hits[0].item_id for hits in result.hits] == [f"item-{i}" for i in range(150)]
     assert {len(hits) for hits in result.hits} == {min(top_k, 150)}
     assert result.state == added.state
     bad = vectors(150)
     bad[130] = 0
     with pytest.raises(InvalidArgumentError) as caught:
-        await gallery.search("drinks", bad, ENCODER, top_k=top_k)
+        await gallery.search("drinks", bad, ENCODER, SearchOptions(top_k))
     assert caught.value.field == "queries[130].vector"
     with pytest.raises(NotFoundError):
-        await gallery.search("no", vectors(150), ENCODER, top_k=top_k)
+        await gallery.search("no", vectors(150), ENCODER, SearchOptions(top_k))
 
 
 async def test_of_equal_scores_the_older_item_comes_first(gallery: Gallery):
     twin = vectors(1)[0]
     names = [f"{name}-{i}" for i in range(20) for name in ("z", "a")]
     await gallery.add("drinks", [NewItem(name, "twin", twin) for name in names], ENCODER)
-    result = await gallery.search("drinks", twin[np.newaxis] * 3, ENCODER, top_k=15)
+    result = await gallery.search("drinks", twin[np.newaxis] * 3, ENCODER, SearchOptions(15))
     assert [hit.item_id for hit in result.hits[0]] == names[:15]
 
 
@@ -218,11 +218,11 @@ async def test_vectors_of_another_encoder_are_refused(gallery: Gallery):
     with pytest.raises(EncoderMismatchError, match="encoder-2"):
         await gallery.add("drinks", items(1), "encoder-2")
     with pytest.raises(EncoderMismatchError, match="encoder-2"):
-        await gallery.search("drinks", vectors(1), "encoder-2", top_k=1)
+        await gallery.search("drinks", vectors(1), "encoder-2", SearchOptions(1))
     with pytest.raises(EncoderMismatchError, match="16 numbers, this one has 3"):
         await gallery.add("drinks", [NewItem("a", "b", np.ones(3, np.float32))], ENCODER)
     with pytest.raises(EncoderMismatchError, match="16 numbers, this one has 3"):
-        await gallery.search("drinks", np.ones((1, 3), np.float32), ENCODER, top_k=1)
+        await gallery.search("drinks", np.ones((1, 3), np.float32), ENCODER, SearchOptions(1))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 0])
@@ -235,14 +235,14 @@ async def test_vector_without_a_direction(gallery: Gallery, number: float):
     assert caught.value.field == "items[1].vector"
     assert (await gallery.get("drinks")).item_count == 0  # all or none
     with pytest.raises(InvalidArgumentError) as caught:
-        await gallery.search("drinks", np.stack([good, bad]), ENCODER, top_k=1)
+        await gallery.search("drinks", np.stack([good, bad]), ENCODER, SearchOptions(1))
     assert caught.value.field == "queries[1].vector"
 
 
 async def test_vectors_of_any_length_are_taken(gallery: Gallery):
     rows = vectors(2)
     await gallery.add("drinks", [NewItem("a", "b", rows[0] * 1e-30), NewItem("c", "d", rows[1] * 1e30)], ENCODER)
-    result = await gallery.search("drinks", rows * np.float32(1e-20), ENCODER, top_k=1)
+    result = await gallery.search("drinks", rows * np.float32(1e-20), ENCODER, SearchOptions(1))
     assert [(hits[0].item_id, round(hits[0].score, 5)) for hits in result.hits] == [("a", 1), ("c", 1)]
 
 
@@ -272,10 +272,10 @@ async def test_calls_over_a_limit(gallery: Gallery):
         gallery.add("drinks", [rows[0], rows[1], rows[0]], ENCODER),
         gallery.remove("drinks", ["a"] * 1001),
         gallery.remove("drinks", []),
-        gallery.search("drinks", vectors(1)[:0], ENCODER, top_k=1),
-        gallery.search("drinks", vectors(1), ENCODER, top_k=0),
-        gallery.search("drinks", vectors(1), ENCODER, top_k=1001),
-        gallery.search("drinks", vectors(1), ENCODER, top_k=1, min_score=1.5),
+        gallery.search("drinks", vectors(1)[:0], ENCODER, SearchOptions(1)),
+        gallery.search("drinks", vectors(1), ENCODER, SearchOptions(0)),
+        gallery.search("drinks", vectors(1), ENCODER, SearchOptions(1001)),
+        gallery.search("drinks", vectors(1), ENCODER, SearchOptions(1, 1.5)),
     ):
         with pytest.raises(InvalidArgumentError):
             await call
@@ -286,7 +286,7 @@ async def test_unknown_gallery(gallery: Gallery):
         gallery.add("no", items(1), ENCODER),
         gallery.remove("no", ["a"]),
         gallery.get_item("no", "a"),
-        gallery.search("no", vectors(1), ENCODER, top_k=1),
+        gallery.search("no", vectors(1), ENCODER, SearchOptions(1)),
     ):
         with pytest.raises(NotFoundError) as caught:
             await call
@@ -297,7 +297,7 @@ async def test_deadline_that_passed(gallery: Gallery):
     past = time.monotonic() - 1
     for call in (
         gallery.add("drinks", items(1), ENCODER, deadline_s=past),
-        gallery.search("drinks", vectors(1), ENCODER, top_k=1, deadline_s=past),
+        gallery.search("drinks", vectors(1), ENCODER, SearchOptions(1), deadline_s=past),
         gallery.get_item("drinks", "item-0", deadline_s=past),
     ):
         with pytest.raises(DeadlineExceededError):
@@ -313,10 +313,10 @@ async def test_everything_is_there_after_a_restart(opener, tmp_path: Path):
         await gallery.remove("drinks", ["item-7"])
         await gallery.add("drinks", [NewItem("item-8", "new", vectors(1, 5)[0])], ENCODER)
         info = await gallery.get("drinks")
-        found = await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=49)
+        found = await gallery.search("drinks", vectors(5, 9), ENCODER, SearchOptions(49))
     async with opener(tmp_path) as gallery:
         assert await gallery.get("drinks") == info
-        assert await gallery.search("drinks", vectors(5, 9), ENCODER, top_k=49) == found
+        assert await gallery.search("drinks", vectors(5, 9), ENCODER, SearchOptions(49)) == found
         assert (await gallery.get_item("drinks", "item-8")).label == "new"
 
 
@@ -328,7 +328,7 @@ async def test_writers_and_readers_together(gallery: Gallery):
         for step, row in enumerate(rows):
             item_id = f"{writer}-{step % 10}"
             await gallery.add("drinks", [NewItem(item_id, str(step), row)], ENCODER)
-            found = await gallery.search("drinks", row[np.newaxis], ENCODER, top_k=1)
+            found = await gallery.search("drinks", row[np.newaxis], ENCODER, SearchOptions(1))
             assert (found.hits[0][0].item_id, found.hits[0][0].label) == (item_id, str(step))
             if step % 10 == 9:
                 await gallery.remove("drinks", [item_id])

@@ -8,8 +8,9 @@ is named dead in later snapshots, and once many are dead the living rows of that
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import faiss
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_server.errors import ConfigurationError
-from shitu_server.types import Vectors
+from shitu_server.filters import Filter
+from shitu_server.gallery.limits import IndexOptions
+from shitu_server.types import GalleryOptions, IndexKind, IndexStatus, JsonValue, Vectors
 
 CHUNK_ROWS: Final = 16384
 """One array for all would have to be copied when it is full: 129 ms at 131,072 rows of 512 numbers."""
@@ -206,7 +209,7 @@ class IndexSnapshot:
         self._chunks = chunks
         self.count: Final = count
 
-    def search(self, queries: Vectors, k: int) -> list[list[Found]]:
+    def search(self, queries: Vectors, k: int, where: Filter | None = None, per_label: int = 0) -> list[list[Found]]:  # noqa: ARG002
         """Return the k nearest rows of each query, best first, of equal scores the older first.
 
         The scores do not depend on which queries are searched together.
@@ -262,3 +265,58 @@ def _nearest(chunk: _ChunkView, queries: Vectors, depth: int) -> tuple[Vectors, 
         void |= chunk.dead[slots]
     scores[void] = -np.inf
     return scores, slots
+
+
+class Neighbours:
+    """Placeholder until the accelerators stand: names only."""
+
+    def save(self, folder: Path, name: str, stamp: Mapping[str, JsonValue]) -> None:
+        """Nothing yet."""
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> tuple[Neighbours, Mapping[str, JsonValue]] | None:  # noqa: ARG003
+        """Nothing yet."""
+        return None
+
+
+class BuildJob:
+    """Placeholder until the accelerators stand: names only."""
+
+    def run(self) -> Neighbours:
+        """Nothing yet."""
+        return Neighbours()
+
+
+class GalleryIndex(ExactIndex):
+    """First version of the interface: flat, without filters."""
+
+    def __init__(self, dimension: int, options: GalleryOptions, tuning: IndexOptions | None = None) -> None:
+        super().__init__(dimension)
+        self._options = options
+        self._tuning = tuning or IndexOptions()
+
+    def relabel(self, entries: Sequence[Entry]) -> None:
+        """Change label and metadata of rows in place."""
+        for entry in entries:
+            chunk, slot = self._places[entry.item_id]
+            chunk.entries = [*chunk.entries]
+            chunk.entries[slot] = entry
+            chunk._view = None  # noqa: SLF001
+
+    def wish(self) -> BuildJob | None:
+        """Nothing yet."""
+        return None
+
+    def adopt(self, built: Neighbours) -> None:
+        """Nothing yet."""
+
+    def abandon(self) -> None:
+        """Nothing yet."""
+
+    def attach(self, stored: Neighbours, changed_row_ids: Collection[int]) -> None:
+        """Nothing yet."""
+
+    @property
+    def status(self) -> IndexStatus:
+        """What the search runs on."""
+        return IndexStatus(IndexKind.FLAT, 0, building=False)

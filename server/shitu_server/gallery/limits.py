@@ -26,6 +26,10 @@ class GalleryLimits:
     """As UTF-8 JSON."""
     thumbnail_bytes: int = 256 * 1024
     dimension: int = 4096
+    fields: int = 32
+    """Declared ones of a gallery."""
+    aliases: int = 1000
+    """Of all galleries together."""
     top_k: int = 1000
     page_size: int = 1000
     default_page_size: int = 100
@@ -37,6 +41,10 @@ class GalleryLimits:
     write_queue_calls: int = 256
     write_queue_bytes: int = 256 * 1024 * 1024
     search_queue_queries: int = 1024
+    snapshots_in_flight: int = 2
+    """Each reads in a thread of its own, and keeps SQLite's log from being emptied."""
+    hold_s: float = 10.0
+    """How long writes may be held back for a generation to be published."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,10 @@ class GroupWriter:
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError("the deadline passed; the write may yet be done") from error
 
+    def wake(self) -> None:
+        """Look whether there is something to tidy up."""
+        self._changed.set()
+
     async def close(self) -> None:
         """Finish the writes that wait, then stop."""
         self._closing = True

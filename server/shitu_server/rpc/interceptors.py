@@ -13,12 +13,10 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from shitu_server.errors import DeadlineExceededError, InternalError, InvalidArgumentError, ShituError
+from shitu_server.rpc.handlers import Answer, Answers, Context, wrapped
 from shitu_server.wire.statuses import DETAILS_KEY, to_status
 
 _log = logging.getLogger(__name__)
-
-Context = Any
-"""grpc.aio.ServicerContext; the stubs do not agree on its type parameters."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable when run
@@ -29,17 +27,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
     ) -> Any:
         """Wrap the handler of the called method, if there is one."""
         handler = await continuation(details)
-        if handler is None:
-            return None
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _guarded_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                _guarded_stream(handler.stream_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return handler
+        return None if handler is None else wrapped(handler, _guarded_unary, _guarded_stream)
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
@@ -60,7 +48,7 @@ def deadline_of(context: Context) -> float | None:
     return None if remaining_s is None else time.monotonic() + float(remaining_s)
 
 
-def _guarded_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+def _guarded_unary(method: Answer) -> Answer:
     async def guarded(request: Any, context: Context) -> Any:
         try:
             return await method(request, context)
@@ -72,9 +60,7 @@ def _guarded_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable
     return guarded
 
 
-def _guarded_stream(
-    method: Callable[[Any, Context], AsyncIterator[Any]],
-) -> Callable[[Any, Context], AsyncIterator[Any]]:
+def _guarded_stream(method: Answers) -> Answers:
     async def guarded(requests: Any, context: Context) -> AsyncIterator[Any]:
         try:
             async for response in method(requests, context):

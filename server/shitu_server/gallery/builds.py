@@ -1,0 +1,122 @@
+"""Graphs and lists for the search are built in the background, one after another, and kept in files beside the database."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shitu_server.gallery.index import BuildJob, Neighbours
+from shitu_server.types import JsonValue
+
+_log = logging.getLogger(__name__)
+
+FOLDER_NAME: Final = "indexes"
+
+
+@dataclass(frozen=True)
+class Built:
+    """The end of a build."""
+
+    generation: int
+    neighbours: Neighbours | None
+    """None where it failed."""
+
+
+@dataclass(frozen=True)
+class _Order:
+    generation: int
+    sequence: int
+    job: BuildJob
+
+
+class IndexFiles:
+    """Derived: whatever is missing or damaged is built anew."""
+
+    def __init__(self, directory: Path, identity: str) -> None:
+        self._folder = directory / FOLDER_NAME
+        self._identity = identity
+
+    def save(self, generation: int, sequence: int, neighbours: Neighbours) -> None:
+        """Keep an index, in place of the one of that generation before it. Raises OSError where the disk refuses."""
+        self._folder.mkdir(exist_ok=True)
+        stamp: dict[str, JsonValue] = {"identity": self._identity, "sequence": sequence}
+        neighbours.save(self._folder, str(generation), stamp)
+
+    def load(self, generation: int, sequence: int) -> tuple[Neighbours, int] | None:
+        """Return what was kept of a generation whose state is `sequence`, and the state that it was built of."""
+        loaded = Neighbours.load(self._folder, str(generation)) if self._folder.is_dir() else None
+        if loaded is None:
+            return None
+        neighbours, stamp = loaded
+        built_at = stamp.get("sequence")
+        # A database that was put back from a copy counts on from an older state: what is newer than it is of another history.
+        if stamp.get("identity") != self._identity or not isinstance(built_at, int) or built_at > sequence:
+            self.remove(generation)
+            return None
+        return neighbours, built_at
+
+    def remove(self, generation: int) -> None:
+        """Remove what was kept of a generation."""
+        for path in self._folder.glob(f"{generation}.*"):
+            path.unlink(missing_ok=True)
+
+    def keep_only(self, generations: set[int]) -> None:
+        """Remove what was kept of generations that are no more."""
+        for path in self._folder.glob("*"):
+            number = path.name.partition(".")[0]
+            if not number.isdecimal() or int(number) not in generations:
+                path.unlink(missing_ok=True)
+
+
+class IndexBuilder:
+    """Builds in a thread of its own, which ends with the process: FAISS cannot be stopped in the middle of a build."""
+
+    def __init__(self, files: IndexFiles, on_built: Callable[[], None]) -> None:
+        """`on_built` is called in that thread, after something was appended to `finished`."""
+        self.finished: Final[deque[Built]] = deque()
+        self._files = files
+        self._on_built = on_built
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="gallery-builder", daemon=True)
+        self._thread.start()
+
+    def submit(self, generation: int, sequence: int, job: BuildJob) -> None:
+        """Build when those before it are done."""
+        self._orders.put(_Order(generation, sequence, job))
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._closing = True
+        self._orders.put(None)
+
+    def _run(self) -> None:
+        while (order := self._orders.get()) is not None and not self._closing:
+            neighbours = self._built(order)
+            self.finished.append(Built(order.generation, neighbours))
+            self._on_built()
+            if neighbours is not None:
+                self._save(order, neighbours)
+
+    def _built(self, order: _Order) -> Neighbours | None:
+        try:
+            return order.job.run()
+        except Exception:  # noqa: BLE001  # whatever it is: every vector is compared until the next build
+            _log.exception("the index of generation %d cannot be built", order.generation)
+            return None
+
+    def _save(self, order: _Order, neighbours: Neighbours) -> None:
+        try:
+            self._files.save(order.generation, order.sequence, neighbours)
+        except OSError as error:
+            _log.warning(
+                "the index of generation %d cannot be kept, and is built anew after a restart: %s",
+                order.generation,
+                error,
+            )

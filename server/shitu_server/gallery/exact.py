@@ -1,0 +1,192 @@
+"""Comparing queries with rows: fast and nearly right over whole chunks, then exactly over the few that may be nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from shitu_server.gallery.columns import Mask
+from shitu_server.gallery.rows import RowsView
+from shitu_server.types import Metric, Vectors
+
+Scores = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+NO_PLACE: Final = -1
+SCORE_ERROR: Final = 2e-6
+"""Greatest difference between a score of FAISS (float32, its order depends on the batch) and the exact one, for vectors of length 1."""
+PAIRS_PER_BLOCK: Final = 2048
+"""Pairs of a query and a row that are scored at once; of 512 numbers they take 24 MB."""
+
+READ_US, COPY_US, MULTIPLY_US = 0.08, 0.25, 0.013
+"""Microseconds a row of 512 numbers takes: to be read in its turn, to be picked out of its chunk, and to be multiplied with a query.
+
+One thread of a Zen 4. By these 28 % of the rows of a chunk must be allowed for a single query to be compared with all of them rather
+than with a copy of those that are allowed, and 80 % for 64 queries; measured were 20 % and 75 %.
+"""
+
+METRICS: Final = {Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT, Metric.L2: faiss.METRIC_L2}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows that may be the nearest, for each of n queries, in no order."""
+
+    scores: Scores
+    """float32 [n, m], nearly right."""
+    places: Places
+    """int64 [n, m], see `rows`; NO_PLACE where there is no row."""
+    bound: NDArray[np.float64]
+    """float64 [n]: no row that is not among them has an exact score over this; -inf where all rows are."""
+    error: NDArray[np.float64]
+    """float64 [n]: the scores differ from the exact ones by no more."""
+
+
+class Ranked(NamedTuple):
+    """Rows in the order they are told: by score, of equal scores the older first."""
+
+    scores: Scores
+    """float32 [n, m], exact."""
+    places: Places
+    """int64 [n, m]; NO_PLACE behind the last."""
+    row_ids: NDArray[np.int64]
+    """int64 [n, m]."""
+
+
+def nearly(distances: Scores, metric: Metric) -> Scores:
+    """Return the scores of distances as FAISS computes them."""
+    return distances if metric is Metric.INNER_PRODUCT else np.float32(1) - distances / np.float32(2)
+
+
+def scan(
+    view: RowsView, first_place: int, mask: Mask | None, count: int, queries: Vectors, depth: int, metric: Metric, *, copy: bool
+) -> Candidates:
+    """Compare queries with some rows of a chunk.
+
+    Args:
+        view: the chunk.
+        first_place: of its rows.
+        mask: which rows count, bool [len(view.vectors)]; all where None.
+        count: how many those are.
+        queries: float32 [n, dimension].
+        depth: candidates wanted.
+        metric: of the gallery.
+        copy: pick the rows out first. Else all are compared, which finds less than `depth` where those that count are far away;
+            `bound` tells.
+    """
+    vectors, slots_of = view.vectors, None
+    seen = depth if mask is None else int(depth * len(mask) / count) + 1
+    if mask is not None and copy:
+        slots_of = np.flatnonzero(mask)
+        vectors, mask, seen = vectors.take(slots_of, axis=0), None, depth
+    seen = min(seen, len(vectors))
+    distances, slots = faiss.knn(queries, vectors, seen, metric=METRICS[metric])
+    scores = nearly(distances, metric)
+    void = slots < 0  # FAISS fills up with -1
+    error = _error(queries, view.longest, metric)
+    bound = scores.min(axis=1) + error if seen < len(vectors) else np.full(len(queries), -np.inf)
+    places = first_place + (slots if slots_of is None else slots_of[slots])
+    if mask is not None:
+        void |= ~mask[slots]
+    places[void], scores[void] = NO_PLACE, -np.inf
+    return Candidates(scores, places, bound, error)
+
+
+def _error(queries: Vectors, longest: float, metric: Metric) -> NDArray[np.float64]:
+    """Return how wrong scores of FAISS may be, float64 [n]; with L2 the more, the longer the vectors."""
+    if metric is Metric.INNER_PRODUCT:
+        return np.full(len(queries), SCORE_ERROR)
+    squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
+    return np.asarray(SCORE_ERROR * (squares + longest**2))
+
+
+def copies(row_count: int, allowed_count: int, query_count: int) -> bool:
+    """Return whether picking the allowed rows out first is the faster way."""
+    return exact_us(row_count, row_count, query_count) > _picked_us(allowed_count, query_count)
+
+
+def exact_us(row_count: int, allowed_count: int, query_count: int) -> float:
+    """Return about how many microseconds comparing takes; with longer vectors everything takes longer alike."""
+    return min(row_count * (READ_US + query_count * MULTIPLY_US), _picked_us(allowed_count, query_count))
+
+
+def _picked_us(count: int, query_count: int) -> float:
+    return count * (COPY_US + READ_US + query_count * MULTIPLY_US)
+
+
+def merged(parts: Sequence[Candidates], depth: int) -> Candidates:
+    """Return the best `depth` of all, or all where they are fewer.
+
+    Args:
+        parts: one at least, of the same queries.
+        depth: candidates wanted.
+    """
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    places = np.concatenate([part.places for part in parts], axis=1)
+    bound = np.max([part.bound for part in parts], axis=0)
+    error = np.max([part.error for part in parts], axis=0)
+    if scores.shape[1] > depth:
+        best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
+        scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
+        bound = np.maximum(bound, scores.min(axis=1) + error)
+    return Candidates(scores, places, bound, error)
+
+
+def ranked(views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, places: Places, metric: Metric) -> Ranked:
+    """Score candidates in float64, each pair by itself, so that equal vectors have equal scores in every batch; then order them.
+
+    Args:
+        views: the chunks of a snapshot.
+        chunk_rows: most rows of a chunk.
+        queries: float32 [n, dimension].
+        places: int64 [n, m], see `Candidates`.
+        metric: of the gallery.
+    """
+    scores = np.full(places.size, -np.inf, dtype=np.float32)
+    row_ids = np.full(places.size, np.iinfo(np.int64).max)
+    flat = places.ravel()
+    order = np.argsort(flat, kind="stable")
+    order = order[np.searchsorted(flat, 0, sorter=order) :]
+    queries64 = queries.astype(np.float64)
+    for begin in range(0, len(order), PAIRS_PER_BLOCK):
+        pairs = order[begin : begin + PAIRS_PER_BLOCK]
+        vectors, row_ids[pairs] = _picked(views, chunk_rows, flat[pairs])
+        scores[pairs] = scored(vectors, queries64.take(pairs // places.shape[1], axis=0), metric)
+    scores, row_ids = scores.reshape(places.shape), row_ids.reshape(places.shape)
+    best = np.lexsort((row_ids, -scores))
+    return Ranked(*(np.take_along_axis(values, best, 1) for values in (scores, places, row_ids)))
+
+
+def scored(vectors: Vectors, queries: NDArray[np.float64], metric: Metric) -> Scores:
+    """Return the score of each vector with the query beside it, float32 [n], computed in float64."""
+    if metric is Metric.INNER_PRODUCT:
+        products = np.einsum("ij,ij->i", vectors.astype(np.float64), queries)
+        return np.clip(products, -1, 1).astype(np.float32)
+    difference = vectors - queries
+    with np.errstate(over="ignore"):  # -inf then
+        return (1 - np.einsum("ij,ij->i", difference, difference) / 2).astype(np.float32)
+
+
+def _picked(
+    views: Sequence[RowsView | None], chunk_rows: int, places: Places
+) -> tuple[Vectors, NDArray[np.int64]]:
+    """Return vectors and ids of rows, float32 [n, dimension] and int64 [n]; the places are ascending."""
+    parts = [(view.vectors.take(slots, axis=0), view.row_ids[slots]) for view, slots in by_chunk(views, chunk_rows, places)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def by_chunk(
+    views: Sequence[RowsView | None], chunk_rows: int, places: Places
+) -> Iterator[tuple[RowsView, NDArray[np.int64]]]:
+    """Yield each chunk that ascending places are in, and their slots there."""
+    numbers, slots = np.divmod(places, chunk_rows)
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(places)]
+    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+        view = views[numbers[begin]]
+        assert view is not None
+        yield view, slots[begin:end]

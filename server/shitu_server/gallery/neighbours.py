@@ -1,0 +1,336 @@
+"""Finding rows that may be the nearest without comparing all: a graph of neighbours (HNSW), or lists around centroids (IVF).
+
+Either is made of a fixed set of rows, its positions, and only generates candidates: what it finds is scored again from the float32
+rows. It is never changed while it can be searched, since FAISS segfaults then: taking rows in makes another. Rows that died stay in it
+and are passed over by a selector.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from shitu_server.gallery.exact import METRICS, Scores, nearly
+from shitu_server.gallery.index_files import read_files, write_files
+from shitu_server.types import IndexKind, JsonValue, Metric, Vectors
+
+_log = logging.getLogger(__name__)
+
+Positions = NDArray[np.int64]
+Bits = NDArray[np.uint8]
+
+GONE: Final = -1
+"""Instead of the id of a row that died before the index was built or extended."""
+
+FP16_GREATEST: Final = 65504.0
+
+
+class BuildCancelledError(Exception):
+    """The building was cancelled."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an index was made of, beside the vectors."""
+
+    metric: Metric
+    dimension: int
+    row_ids: NDArray[np.int64]
+    """int64 [m], of each position; GONE where the row is no more."""
+    scale: float
+    """Vectors and queries are multiplied by it, a power of two: 16-bit numbers reach from 6e-8 to 65504 only."""
+    trained_count: int
+    """Rows that there were when the lists were made."""
+
+
+class Neighbours(ABC):
+    """Finds candidates among m rows. It does not change; any number of threads may search it, unless a subclass says otherwise."""
+
+    kind: ClassVar[IndexKind]
+    selects: ClassVar[bool] = True
+    """Whether `find` can be told which positions to find; else it finds dead rows too."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin: Final = origin
+
+    @property
+    def count(self) -> int:
+        """Positions, dead ones too."""
+        return len(self.origin.row_ids)
+
+    @abstractmethod
+    def width(self, depth: int, share: float) -> int:
+        """Return how widely to look, so that of the `depth` nearest rows 99 of 100 are found.
+
+        Args:
+            depth: candidates wanted of each query.
+            share: of the positions that may be found.
+        """
+
+    @abstractmethod
+    def cost_us(self, width: int, share: float) -> float:
+        """Return about how many microseconds that takes for a query of 512 numbers, see `exact.exact_us`."""
+
+    @abstractmethod
+    def find(self, queries: Vectors, depth: int, width: int, selected: Bits | None) -> tuple[Scores, Positions]:
+        """Return candidates.
+
+        Args:
+            queries: float32 [n, dimension].
+            depth: candidates wanted of each.
+            width: how widely to look.
+            selected: bits of the positions that may be found, the lowest of a byte first; all where None.
+
+        Returns:
+            Scores float32 [n, depth], nearly right; and positions int64 [n, depth], -1 where there are no more.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, name: str, stamp: Mapping[str, JsonValue]) -> None:
+        """Replace what is there under a name, at once and durably.
+
+        Args:
+            folder: is there.
+            name: of letters, digits and hyphens.
+            stamp: returned by `load`: which state of the gallery this was built of, that is, when `GalleryIndex.wish` returned the
+                job.
+
+        Raises:
+            OSError: the disk refuses; what was there before is still there.
+        """
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> tuple[Neighbours, Mapping[str, JsonValue]] | None:
+        """Return what was saved and its stamp; None where nothing usable is there: it is built anew."""
+        return _loaded(folder, name)
+
+
+class FaissNeighbours(Neighbours):
+    """On a FAISS index that holds 16-bit copies of the vectors."""
+
+    def __init__(self, origin: Origin, index: Any) -> None:
+        super().__init__(origin)
+        self._index = index
+
+    @classmethod
+    @abstractmethod
+    def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
+        """Return a FAISS index without vectors.
+
+        Args:
+            origin: of which it will be.
+            sample: float32 [n, dimension], scaled vectors of it, to be trained with.
+        """
+
+    @classmethod
+    def sample_count(cls, count: int) -> int:  # noqa: ARG003  # of subclasses
+        """Return how many vectors of so many `empty_index` wants."""
+        return 0
+
+    @classmethod
+    def built(
+        cls, origin: Origin, sample: Vectors, batches: Iterable[Vectors], cancelled: threading.Event
+    ) -> FaissNeighbours:
+        """Build anew.
+
+        Args:
+            origin: of the vectors.
+            sample: float32 [n, dimension], vectors of it.
+            batches: all vectors, float32 [any, dimension], by position.
+            cancelled: once set, BuildCancelledError is raised before the next batch.
+        """
+        index = cls.empty_index(origin, _scaled(sample, origin))
+        _add(index, origin, batches, cancelled)
+        return cls(origin, index)
+
+    def extended(
+        self, row_ids: NDArray[np.int64], batches: Iterable[Vectors], cancelled: threading.Event
+    ) -> FaissNeighbours:
+        """Build another that holds more.
+
+        Args:
+            row_ids: int64 [m], of all positions; those of this one come first.
+            batches: the vectors of the others, by position.
+            cancelled: see `built`.
+        """
+        origin = Origin(self.origin.metric, self.origin.dimension, row_ids, self.origin.scale, self.origin.trained_count)
+        index = faiss.clone_index(self._index)
+        _add(index, origin, batches, cancelled)
+        return type(self)(origin, index)
+
+    def find(self, queries: Vectors, depth: int, width: int, selected: Bits | None) -> tuple[Scores, Positions]:
+        """See `Neighbours`."""
+        selector = None if selected is None else faiss.IDSelectorBitmap(selected)
+        parameters = self._parameters(width, selector)
+        distances, positions = self._index.search(
+            _scaled(queries, self.origin), min(depth, self.count), params=parameters
+        )
+        if self.origin.metric is Metric.L2:
+            scale = np.float32(self.origin.scale)
+            distances = distances / scale / scale
+        return nearly(distances, self.origin.metric), positions
+
+    @abstractmethod
+    def _parameters(self, width: int, selector: Any) -> Any: ...
+
+    def save(self, folder: Path, name: str, stamp: Mapping[str, JsonValue]) -> None:
+        """See `Neighbours`."""
+        origin = self.origin
+        content: Mapping[str, JsonValue] = {
+            "stamp": stamp,
+            "kind": self.kind.value,
+            "metric": origin.metric.value,
+            "dimension": origin.dimension,
+            "count": self.count,
+            "scale": origin.scale,
+            "trained_count": origin.trained_count,
+        }
+        writers = {
+            "faiss": lambda path: faiss.write_index(self._index, str(path)),
+            "rows": lambda path: path.write_bytes(origin.row_ids.astype("<i8").tobytes()),
+        }
+        write_files(folder, name, content, writers)
+
+
+class GraphNeighbours(FaissNeighbours):
+    """HNSW."""
+
+    kind = IndexKind.HNSW
+
+    LINKS: Final = 32
+    BUILD_WIDTH: Final = 128
+    LEAST_WIDTH: Final = 64
+    WIDTH_PER_CANDIDATE: Final = 3
+
+    def width(self, depth: int, share: float) -> int:
+        """efSearch. See `Neighbours`."""
+        return max(self.LEAST_WIDTH, math.ceil(self.WIDTH_PER_CANDIDATE * depth / share))
+
+    def cost_us(self, width: int, share: float) -> float:  # noqa: ARG002  # the graph is walked through all rows
+        """See `Neighbours`."""
+        return 30 + 2.0 * width
+
+    @classmethod
+    def empty_index(cls, origin: Origin, sample: Vectors) -> Any:  # noqa: ARG003  # nothing to train
+        """See `FaissNeighbours`."""
+        index = faiss.IndexHNSWSQ(
+            origin.dimension, faiss.ScalarQuantizer.QT_fp16, cls.LINKS, METRICS[origin.metric]
+        )
+        index.hnsw.efConstruction = cls.BUILD_WIDTH
+        return index
+
+    def _parameters(self, width: int, selector: Any) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+
+
+class ListNeighbours(FaissNeighbours):
+    """IVF."""
+
+    kind = IndexKind.IVF
+
+    LEAST_WIDTH: Final = 8
+    ROWS_PER_LIST: Final = 8
+    """At least, where there are few rows."""
+    SAMPLES_PER_LIST: Final = 64
+
+    @classmethod
+    def list_count(cls, count: int) -> int:
+        """Return how many lists so many rows are put into."""
+        return max(1, min(round(2 * math.sqrt(count)), count // cls.ROWS_PER_LIST))
+
+    @classmethod
+    def sample_count(cls, count: int) -> int:
+        """See `FaissNeighbours`."""
+        return min(count, cls.SAMPLES_PER_LIST * cls.list_count(count))
+
+    def width(self, depth: int, share: float) -> int:
+        """Lists that are looked through. See `Neighbours`."""
+        rows_per_list = self.count / self._index.nlist
+        wanted = math.ceil(self.LEAST_WIDTH / math.sqrt(share) + 4 * depth / (share * rows_per_list))
+        return min(self._index.nlist, wanted)
+
+    def cost_us(self, width: int, share: float) -> float:
+        """See `Neighbours`."""
+        return 0.01 * self._index.nlist + width * self.count / self._index.nlist * (0.005 + 0.045 * share)
+
+    @classmethod
+    def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
+        """See `FaissNeighbours`."""
+        metric = METRICS[origin.metric]
+        quantizer = faiss.IndexFlat(origin.dimension, metric)
+        fp16, residual = faiss.ScalarQuantizer.QT_fp16, False
+        count = cls.list_count(origin.trained_count)
+        index = faiss.IndexIVFScalarQuantizer(quantizer, origin.dimension, count, fp16, metric, residual)
+        index.cp.min_points_per_centroid = 1  # below 39 FAISS warns
+        index.train(sample)
+        return index
+
+    def _parameters(self, width: int, selector: Any) -> Any:
+        return faiss.SearchParametersIVF(nprobe=width, sel=selector)
+
+
+KINDS: Final[Mapping[IndexKind, type[FaissNeighbours]]] = {
+    IndexKind.HNSW: GraphNeighbours,
+    IndexKind.IVF: ListNeighbours,
+}
+
+
+def scale_for(vectors: Vectors, metric: Metric) -> float:
+    """Return a power of two that brings vectors into the middle of what 16-bit numbers hold; 1 for normalised ones."""
+    if metric is Metric.INNER_PRODUCT or not len(vectors):
+        return 1.0
+    typical = float(np.sqrt(np.mean(np.square(vectors, dtype=np.float64))))
+    return 2.0 ** -round(math.log2(typical)) if typical > 0 else 1.0
+
+
+def set_build_threads(count: int) -> None:
+    """Let FAISS use so many threads when it is called by this one."""
+    faiss.omp_set_num_threads(count)
+
+
+def _scaled(vectors: Vectors, origin: Origin) -> Vectors:
+    if origin.scale == 1:
+        return vectors
+    return np.clip(vectors * np.float32(origin.scale), -FP16_GREATEST, FP16_GREATEST)
+
+
+def _add(index: Any, origin: Origin, batches: Iterable[Vectors], cancelled: threading.Event) -> None:
+    for batch in batches:
+        if cancelled.is_set():
+            raise BuildCancelledError
+        index.add(_scaled(batch, origin))
+    assert index.ntotal == len(origin.row_ids)
+
+
+def _loaded(folder: Path, name: str) -> tuple[Neighbours, Mapping[str, JsonValue]] | None:
+    read = read_files(folder, name)
+    if read is None:
+        return None
+    content, paths = read
+    try:
+        kind = KINDS[IndexKind(content["kind"])]
+        row_ids = np.fromfile(paths["rows"], dtype="<i8").astype(np.int64)
+        origin = Origin(
+            Metric(content["metric"]),
+            cast("int", content["dimension"]),
+            row_ids,
+            cast("float", content["scale"]),
+            cast("int", content["trained_count"]),
+        )
+        index = faiss.read_index(str(paths["faiss"]))
+        if not index.ntotal == len(row_ids) == content["count"] or index.d != origin.dimension:
+            raise ValueError(f"{index.ntotal} vectors of {index.d} numbers and {len(row_ids)} ids")
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        _log.warning("the index %s in %s cannot be used and is built anew: %s", name, folder, error)
+        return None
+    return kind(origin, index), cast("Mapping[str, JsonValue]", content["stamp"])
