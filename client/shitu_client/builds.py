@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -167,5 +167,3 @@ async def _present_items(
         token = page.next_page_token
         if not token:
             return present
-
-

@@ -15,7 +15,7 @@ from rich.console import Console
 from shitu_client.client import AsyncClient
 from shitu_client.errors import InputError
 from shitu_client.gallery_results import Item
-from shitu_client.paddlex_transfers import full_items
+from shitu_client.listings import full_items
 from shitu_client.pictures import SUFFIXES
 from shitu_client.progress import progress_bar
 from shitu_client.whole_files import whole_file
@@ -119,7 +119,9 @@ def _file_name(item: Item) -> str:
     """Return what the picture is called: as it was when the gallery was built of such folders, so that ids stay what they are."""
     folder, _, name = item.id.rpartition("/")
     name = name if folder == item.label else quote(item.id, safe=" ")
-    suffix = Path(name).suffix if Path(name).suffix.lower() in SUFFIXES else ".jpg"
+    if Path(name).suffix.lower() not in SUFFIXES:
+        name += ".jpg"
+    suffix = Path(name).suffix
     return _short(name.removesuffix(suffix)) + suffix
 
 

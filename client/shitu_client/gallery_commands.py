@@ -74,9 +74,7 @@ def create(
 
     async def work(client: AsyncClient) -> GalleryInfo:
         fields = field_types(field or [])
-        return await client.create_gallery(
-            name, encoder=encoder, metric=metric.value, index=index.value, fields=fields
-        )
+        return await client.create_gallery(name, encoder=encoder, metric=metric.value, index=index.value, fields=fields)
 
     tables.print_gallery(out, run(server, work))
 

@@ -34,10 +34,11 @@ def add(
     server: Server = DEFAULT_SERVER,
     *,
     detect: Annotated[
-        bool, typer.Option(help="The pictures show more than the product: take what the detector is surest of.")
+        bool,
+        typer.Option("--detect", help="The pictures show more than the product: take what the detector is surest of."),
     ] = False,
     skip_duplicates: Annotated[
-        bool, typer.Option(help="Leave out pictures of which there is an item already.")
+        bool, typer.Option("--skip-duplicates", help="Leave out pictures of which there is an item already.")
     ] = False,
 ) -> None:
     """Add pictures of one product."""

@@ -40,6 +40,10 @@ def _entry(line: str, where: str) -> tuple[str, Mapping[str, Any]]:
         entry = parsed_json(line)
     except ValueError as error:
         raise InputError(f"{where}: expected {expected}, got {line.strip()[:80]!r}: {error}") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not isinstance(entry.get("metadata"), dict):
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("id"), str)
+        or not isinstance(entry.get("metadata"), dict)
+    ):
         raise InputError(f"{where}: expected {expected}, got {line.strip()[:80]!r}")
     return entry["id"], entry["metadata"]

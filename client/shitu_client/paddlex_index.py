@@ -54,14 +54,19 @@ def read_index(folder: Path) -> PaddlexIndex:
     try:
         index = faiss.read_index(str(folder / VECTORS_FILE))
     except RuntimeError as error:
-        raise InputError(f"{folder / VECTORS_FILE}: expected an index of FAISS, got something else or a part of it") from error
+        raise InputError(
+            f"{folder / VECTORS_FILE}: expected an index of FAISS, got something else or a part of it"
+        ) from error
     ids = _ids(faiss, index, folder)
     if set(ids) != set(labels) or len(set(ids)) != len(ids):
         raise InputError(
             f"{folder}: expected one label for each vector, got {len(labels)} in {LABELS_FILE} and {len(ids)} in {VECTORS_FILE}"
         )
     return PaddlexIndex(
-        tuple(ids), tuple(labels[one] for one in ids), _vectors(faiss, index, folder), info["metric_type"],
+        tuple(ids),
+        tuple(labels[one] for one in ids),
+        _vectors(faiss, index, folder),
+        info["metric_type"],
         str(info["index_type"]),
     )
 
@@ -134,7 +139,7 @@ def _yaml(file: Path) -> Any:
     # The same safe loader in C, ten times as fast, where PyYAML was built with it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506  both are safe
+        return yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected YAML with plain values only: {error}") from error
 

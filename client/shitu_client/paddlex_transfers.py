@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,14 @@ from rich.console import Console
 from shitu_client.client import AsyncClient
 from shitu_client.deliveries import Delivery, DeliveryOptions
 from shitu_client.errors import InputError, NotFoundError
-from shitu_client.gallery_results import GalleryInfo, Item
+from shitu_client.gallery_results import GalleryInfo
 from shitu_client.items import MAX_VECTORS_PER_REQUEST, AddOutcome, NewItem
+from shitu_client.listings import full_items
 from shitu_client.paddlex_index import Metric, PaddlexIndex, check_writable, read_index, write_index
 from shitu_client.patience import Patience
 from shitu_client.progress import progress_bar
 
 _METRICS: Final[dict[Metric, str]] = {"IP": "inner_product", "L2": "l2"}
-_ITEMS_IN_FLIGHT: Final = 16
 _LENGTH_TOLERANCE: Final = 1e-3
 
 
@@ -108,30 +108,6 @@ async def export_index(client: AsyncClient, name: str, folder: Path, index_type:
     return len(labels)
 
 
-async def full_items(client: AsyncClient, gallery: str) -> AsyncGenerator[Item, None]:
-    """Yield all items with their vectors and pictures, oldest first; those that are removed meanwhile are passed over."""
-    waiting: list[Item] = []
-    async with aclosing(client.iterate_items(gallery)) as items:
-        async for item in items:
-            waiting.append(item)
-            if len(waiting) == _ITEMS_IN_FLIGHT:
-                for full in await _full(client, gallery, waiting):
-                    yield full
-                waiting = []
-    for full in await _full(client, gallery, waiting):
-        yield full
-
-
-async def _full(client: AsyncClient, gallery: str, items: Sequence[Item]) -> list[Item]:
-    async def one(item: Item) -> Item | None:
-        try:
-            return await client.get_item(gallery, item.id)
-        except NotFoundError:
-            return None
-
-    return [full for full in await asyncio.gather(*map(one, items)) if full is not None]
-
-
 async def _target(
     client: AsyncClient, name: str, index: PaddlexIndex, encoder: str, fingerprint: str, console: Console
 ) -> GalleryInfo:
@@ -168,7 +144,9 @@ async def _fingerprint_of(client: AsyncClient, encoder: str, index: PaddlexIndex
     encoders = await client.list_encoders()
     found = next((one for one in encoders if one.name == encoder), None)
     if found is None:
-        raise InputError(f"expected an encoder that is served: {', '.join({one.name: 0 for one in encoders})}; got {encoder}")
+        raise InputError(
+            f"expected an encoder that is served: {', '.join({one.name: 0 for one in encoders})}; got {encoder}"
+        )
     _check_dimension(index, found.dimension, f"encoder {encoder}")
     if found.profile != "paddlex":
         console.print(

@@ -60,6 +60,7 @@ class PictureStep:
 
     @property
     def is_full(self) -> bool:
+        """Whether it is enough for one request, or enough to tell the progress."""
         enough = len(self.items) >= _PICTURES_PER_REQUEST or self.size >= MAX_BYTES_PER_REQUEST
         return enough or self.looked_at >= _PICTURES_PER_STEP
 

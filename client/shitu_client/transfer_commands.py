@@ -58,10 +58,14 @@ def build(
     half: HalfOption = None,
     encoder: EncoderOption = "",
     detect: Annotated[
-        bool, typer.Option(help="The pictures show more than the product: take what the detector is surest of.")
+        bool,
+        typer.Option("--detect", help="The pictures show more than the product: take what the detector is surest of."),
     ] = False,
     skip_duplicates: Annotated[
-        bool, typer.Option(help="Leave out pictures of which there is an item already, under another id.")
+        bool,
+        typer.Option(
+            "--skip-duplicates", help="Leave out pictures of which there is an item already, under another id."
+        ),
     ] = False,
     metadata: Annotated[
         Optional[Path], typer.Option(help='Metadata of the items: a file with lines {"id": ..., "metadata": {...}}.')
@@ -88,9 +92,7 @@ def build(
         strange = options.metadata.keys() - {picture.id for picture in labels.pictures}
         if strange:
             tables.print_line(err, f"{len(strange)} ids of {metadata} are of no picture here, such as {min(strange)}")
-        outcome = await build_gallery(
-            client, name, labels.pictures, concurrency, err, encoder=encoder, options=options
-        )
+        outcome = await build_gallery(client, name, labels.pictures, concurrency, err, encoder=encoder, options=options)
         outcome.failures = {**labels.faults, **outcome.failures}
         if errors is not None:
             tables.save_failures(errors, outcome.failures)
@@ -146,7 +148,12 @@ def import_paddlex(
 
     async def work(client: AsyncClient) -> ImportOutcome:
         return await import_index(
-            client, name, folder, encoder=encoder, encoder_fingerprint=encoder_fingerprint, concurrency=concurrency,
+            client,
+            name,
+            folder,
+            encoder=encoder,
+            encoder_fingerprint=encoder_fingerprint,
+            concurrency=concurrency,
             console=err,
         )
 

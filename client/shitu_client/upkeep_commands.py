@@ -19,7 +19,9 @@ Alias = Annotated[str, typer.Argument(help="The other name; must not be that of 
 
 def register(gallery: typer.Typer) -> None:
     """Add the commands."""
-    alias = typer.Typer(help="Other names of galleries, moved from one to another at once for all.", no_args_is_help=True)
+    alias = typer.Typer(
+        help="Other names of galleries, moved from one to another at once for all.", no_args_is_help=True
+    )
     alias.command("set")(set_alias)
     alias.command("delete")(delete_alias)
     gallery.add_typer(alias, name="alias")
@@ -71,9 +73,7 @@ def restore(
             raise InputError(f"{file}: expected the file of a snapshot, there is none")
         with bytes_bar(err) as progress:
             task = progress.add_task("restoring", total=file.stat().st_size)
-            return await client.restore_gallery(
-                name, file, progress=lambda size: progress.update(task, completed=size)
-            )
+            return await client.restore_gallery(name, file, progress=lambda size: progress.update(task, completed=size))
 
     tables.print_gallery(out, run(server, work, interrupted=f"interrupted; there is no gallery {name}"))
 
@@ -107,7 +107,11 @@ def rollback(
     *,
     yes: YesOption = False,
     discard_writes: Annotated[
-        bool, typer.Option(help="Also where items were written since the re-embedding: the former generation lacks them.")
+        bool,
+        typer.Option(
+            "--discard-writes",
+            help="Also where items were written since the re-embedding: the former generation lacks them.",
+        ),
     ] = False,
 ) -> None:
     """Bring back the generation before the last re-embedding; again, it undoes that."""

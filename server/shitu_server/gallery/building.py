@@ -129,7 +129,7 @@ class BuildJob:
         living = np.flatnonzero(places != NO_PLACE)
         order = living[np.argsort(places[living], kind="stable")]
         found = [view.row_ids[slots] for view, slots in by_chunk(self._views, self._chunk_rows, places[order])]
-        row_ids[order] = np.concatenate(found)
+        row_ids[order] = np.concatenate([row_ids[:0], *found])
         return row_ids
 
     def _batches(self, places: Places) -> Iterator[Vectors]:

@@ -41,12 +41,22 @@ class IndexFiles:
     def __init__(self, directory: Path, identity: str) -> None:
         self._folder = directory / FOLDER_NAME
         self._identity = identity
+        self._gone: set[int] = set()
 
     def save(self, generation: int, sequence: int, neighbours: Neighbours) -> None:
-        """Keep an index, in place of the one of that generation before it. Raises OSError where the disk refuses."""
+        """Keep an index, in place of the one of that generation before it. Raises OSError where the disk refuses.
+
+        The generation may be removed meanwhile, by another thread: then nothing is kept.
+        """
         self._folder.mkdir(exist_ok=True)
         stamp: dict[str, JsonValue] = {"identity": self._identity, "sequence": sequence}
-        neighbours.save(self._folder, str(generation), stamp)
+        try:
+            neighbours.save(self._folder, str(generation), stamp)
+        except OSError:
+            if generation not in self._gone:
+                raise
+        if generation in self._gone:
+            self.remove(generation)
 
     def load(self, generation: int, sequence: int) -> tuple[Neighbours, int] | None:
         """Return what was kept of a generation whose state is `sequence`, and the state that it was built of."""
@@ -57,12 +67,16 @@ class IndexFiles:
         built_at = stamp.get("sequence")
         # A database that was put back from a copy counts on from an older state: what is newer than it is of another history.
         if stamp.get("identity") != self._identity or not isinstance(built_at, int) or built_at > sequence:
-            self.remove(generation)
+            self._unlink(generation)
             return None
         return neighbours, built_at
 
     def remove(self, generation: int) -> None:
-        """Remove what was kept of a generation."""
+        """Remove what was kept of a generation that is no more."""
+        self._gone.add(generation)
+        self._unlink(generation)
+
+    def _unlink(self, generation: int) -> None:
         for path in self._folder.glob(f"{generation}.*"):
             path.unlink(missing_ok=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -10,6 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.columns import Mask
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
@@ -23,6 +26,9 @@ SCORE_ERROR: Final = 2e-6
 PAIRS_PER_BLOCK: Final = 2048
 """Pairs of a query and a row that are scored at once; of 512 numbers they take 24 MB."""
 
+BLAS_THRESHOLD: Final = 4 * 512
+"""FAISS compares it with queries * dimension; its own 128,000 keeps batches under 250 queries off sgemm, 4 to 8 times slower."""
+
 READ_US, COPY_US, MULTIPLY_US = 0.08, 0.25, 0.013
 """Microseconds a row of 512 numbers takes: to be read in its turn, to be picked out of its chunk, and to be multiplied with a query.
 
@@ -31,6 +37,22 @@ than with a copy of those that are allowed, and 80 % for 64 queries; measured we
 """
 
 METRICS: Final = {Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT, Metric.L2: faiss.METRIC_L2}
+
+
+def check_faiss_packages() -> None:
+    """Raise ConfigurationError where two FAISS packages are installed; they overwrite each other's files."""
+    installed = set(importlib.metadata.packages_distributions().get("faiss", ()))
+    if len(installed) > 1:
+        raise ConfigurationError(
+            f"two FAISS packages are installed over each other: {', '.join(sorted(installed))}; "
+            "uninstall all of them, then install one"
+        )
+
+
+def prepare_faiss(thread_count: int) -> None:
+    """Set FAISS up for the calling thread, which is the one that searches."""
+    faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
+    faiss.omp_set_num_threads(thread_count)
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,15 @@ def nearly(distances: Scores, metric: Metric) -> Scores:
 
 
 def scan(
-    view: RowsView, first_place: int, mask: Mask | None, count: int, queries: Vectors, depth: int, metric: Metric, *, copy: bool
+    view: RowsView,
+    first_place: int,
+    mask: Mask | None,
+    count: int,
+    queries: Vectors,
+    depth: int,
+    metric: Metric,
+    *,
+    copy: bool,
 ) -> Candidates:
     """Compare queries with some rows of a chunk.
 
@@ -72,27 +102,32 @@ def scan(
         view: the chunk.
         first_place: of its rows.
         mask: which rows count, bool [len(view.vectors)]; all where None.
-        count: how many those are.
+        count: how many those are, 1 or more.
         queries: float32 [n, dimension].
         depth: candidates wanted.
         metric: of the gallery.
-        copy: pick the rows out first. Else all are compared, which finds less than `depth` where those that count are far away;
-            `bound` tells.
+        copy: always pick the rows out. Else, where there are many, all are compared, which finds less than `depth` where those that
+            count are far away; `bound` tells.
     """
-    vectors, slots_of = view.vectors, None
-    seen = depth if mask is None else int(depth * len(mask) / count) + 1
-    if mask is not None and copy:
-        slots_of = np.flatnonzero(mask)
-        vectors, mask, seen = vectors.take(slots_of, axis=0), None, depth
-    seen = min(seen, len(vectors))
+    vectors = view.vectors
+    picked: NDArray[np.int64] | None = None
+    if mask is not None:
+        begin, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
+        vectors, mask, first_place = vectors[begin:end], mask[begin:end], first_place + begin
+        if count == len(vectors):
+            mask = None
+        elif copy or _is_copied(len(vectors), count, len(queries)):
+            picked = np.flatnonzero(mask)
+            vectors, mask = vectors.take(picked, axis=0), None
+    seen = min(len(vectors), depth if mask is None else int(depth * len(vectors) / count) + 1)
     distances, slots = faiss.knn(queries, vectors, seen, metric=METRICS[metric])
     scores = nearly(distances, metric)
-    void = slots < 0  # FAISS fills up with -1
     error = _error(queries, view.longest, metric)
     bound = scores.min(axis=1) + error if seen < len(vectors) else np.full(len(queries), -np.inf)
-    places = first_place + (slots if slots_of is None else slots_of[slots])
+    void = slots < 0  # FAISS fills up with -1
     if mask is not None:
         void |= ~mask[slots]
+    places = first_place + (slots if picked is None else picked[slots])
     places[void], scores[void] = NO_PLACE, -np.inf
     return Candidates(scores, places, bound, error)
 
@@ -105,14 +140,18 @@ def _error(queries: Vectors, longest: float, metric: Metric) -> NDArray[np.float
     return np.asarray(SCORE_ERROR * (squares + longest**2))
 
 
-def copies(row_count: int, allowed_count: int, query_count: int) -> bool:
-    """Return whether picking the allowed rows out first is the faster way."""
-    return exact_us(row_count, row_count, query_count) > _picked_us(allowed_count, query_count)
-
-
 def exact_us(row_count: int, allowed_count: int, query_count: int) -> float:
     """Return about how many microseconds comparing takes; with longer vectors everything takes longer alike."""
-    return min(row_count * (READ_US + query_count * MULTIPLY_US), _picked_us(allowed_count, query_count))
+    return min(_read_us(row_count, query_count), _picked_us(allowed_count, query_count))
+
+
+def _is_copied(row_count: int, allowed_count: int, query_count: int) -> bool:
+    """Return whether picking the allowed rows out first is the faster way."""
+    return _picked_us(allowed_count, query_count) < _read_us(row_count, query_count)
+
+
+def _read_us(count: int, query_count: int) -> float:
+    return count * (READ_US + query_count * MULTIPLY_US)
 
 
 def _picked_us(count: int, query_count: int) -> float:
@@ -137,7 +176,9 @@ def merged(parts: Sequence[Candidates], depth: int) -> Candidates:
     return Candidates(scores, places, bound, error)
 
 
-def ranked(views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, places: Places, metric: Metric) -> Ranked:
+def ranked(
+    views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, places: Places, metric: Metric
+) -> Ranked:
     """Score candidates in float64, each pair by itself, so that equal vectors have equal scores in every batch; then order them.
 
     Args:
@@ -151,7 +192,7 @@ def ranked(views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, 
     row_ids = np.full(places.size, np.iinfo(np.int64).max)
     flat = places.ravel()
     order = np.argsort(flat, kind="stable")
-    order = order[np.searchsorted(flat, 0, sorter=order) :]
+    order = order[np.searchsorted(flat, 0, sorter=order) :]  # NO_PLACE stands before all places
     queries64 = queries.astype(np.float64)
     for begin in range(0, len(order), PAIRS_PER_BLOCK):
         pairs = order[begin : begin + PAIRS_PER_BLOCK]
@@ -165,18 +206,19 @@ def ranked(views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, 
 def scored(vectors: Vectors, queries: NDArray[np.float64], metric: Metric) -> Scores:
     """Return the score of each vector with the query beside it, float32 [n], computed in float64."""
     if metric is Metric.INNER_PRODUCT:
-        products = np.einsum("ij,ij->i", vectors.astype(np.float64), queries)
-        return np.clip(products, -1, 1).astype(np.float32)
-    difference = vectors - queries
+        exact = np.clip(np.einsum("ij,ij->i", vectors.astype(np.float64), queries), -1, 1)
+    else:
+        difference = vectors - queries
+        exact = 1 - np.einsum("ij,ij->i", difference, difference) / 2
     with np.errstate(over="ignore"):  # -inf then
-        return (1 - np.einsum("ij,ij->i", difference, difference) / 2).astype(np.float32)
+        return np.asarray(exact, dtype=np.float32)
 
 
-def _picked(
-    views: Sequence[RowsView | None], chunk_rows: int, places: Places
-) -> tuple[Vectors, NDArray[np.int64]]:
+def _picked(views: Sequence[RowsView | None], chunk_rows: int, places: Places) -> tuple[Vectors, NDArray[np.int64]]:
     """Return vectors and ids of rows, float32 [n, dimension] and int64 [n]; the places are ascending."""
-    parts = [(view.vectors.take(slots, axis=0), view.row_ids[slots]) for view, slots in by_chunk(views, chunk_rows, places)]
+    parts = [
+        (view.vectors.take(slots, axis=0), view.row_ids[slots]) for view, slots in by_chunk(views, chunk_rows, places)
+    ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
@@ -184,9 +226,11 @@ def by_chunk(
     views: Sequence[RowsView | None], chunk_rows: int, places: Places
 ) -> Iterator[tuple[RowsView, NDArray[np.int64]]]:
     """Yield each chunk that ascending places are in, and their slots there."""
+    if not len(places):
+        return
     numbers, slots = np.divmod(places, chunk_rows)
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(places)]
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         view = views[numbers[begin]]
         assert view is not None
         yield view, slots[begin:end]

@@ -37,7 +37,9 @@ class Growing(Generic[N]):
         """Add `count` values; a single one is repeated."""
         end = self._count + count
         if end > len(self._values):
-            grown = np.empty((min(self._most, max(end, 2 * len(self._values))), *self._values.shape[1:]), self._values.dtype)
+            grown = np.empty(
+                (min(self._most, max(end, 2 * len(self._values))), *self._values.shape[1:]), self._values.dtype
+            )
             grown[: self._count] = self._values[: self._count]
             self._values, self._shared = grown, False
         self._values[self._count : end] = values

@@ -46,7 +46,8 @@ def write_files(folder: Path, name: str, content: Content, writers: Mapping[str,
             write(paths[part])
             _sync(paths[part])
         files: JsonValue = {
-            part: {"file": path.name, "bytes": path.stat().st_size, "crc32": _crc32(path)} for part, path in paths.items()
+            part: {"file": path.name, "bytes": path.stat().st_size, "crc32": _crc32(path)}
+            for part, path in paths.items()
         }
         _write_manifest(folder, name, {"format": FORMAT_VERSION, "files": files, "content": content})
     except BaseException:
@@ -60,11 +61,7 @@ def read_files(folder: Path, name: str) -> tuple[Content, Mapping[str, Path]] | 
     """Return content and files of what is there, found to be whole; None where nothing usable is, which the log tells."""
     path = _manifest_path(folder, name)
     try:
-        manifest = json.loads(path.read_bytes())
-        if manifest.pop("crc32") != _manifest_crc32(manifest):
-            raise ValueError("the manifest is damaged")
-        if manifest["format"] != FORMAT_VERSION:
-            raise ValueError(f"format {manifest['format']}, expected {FORMAT_VERSION}")
+        manifest = _read_manifest(path)
         paths = {part: _checked(folder, file) for part, file in manifest["files"].items()}
     except FileNotFoundError as error:
         if Path(error.filename) != path:
@@ -98,6 +95,15 @@ def _write_manifest(folder: Path, name: str, manifest: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(folder)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    if manifest.pop("crc32") != _manifest_crc32(manifest):
+        raise ValueError("the manifest is damaged")
+    if manifest["format"] != FORMAT_VERSION:
+        raise ValueError(f"format {manifest['format']}, expected {FORMAT_VERSION}")
+    return manifest
 
 
 def _manifest_crc32(manifest: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-import faiss
+import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +25,8 @@ from shitu_server.gallery.index_files import read_files, write_files
 from shitu_server.types import IndexKind, JsonValue, Metric, Vectors
 
 _log = logging.getLogger(__name__)
+
+faiss: Any = untyped_faiss  # its types name neither the Python forms of its constructors nor all of its classes
 
 Positions = NDArray[np.int64]
 Bits = NDArray[np.uint8]
@@ -95,6 +97,10 @@ class Neighbours(ABC):
             Scores float32 [n, depth], nearly right; and positions int64 [n, depth], -1 where there are no more.
         """
 
+    def extends_to(self, count: int) -> bool:  # noqa: ARG002  # of subclasses
+        """Return whether rows may be taken in until there are so many, rather than building anew."""
+        return True
+
     @abstractmethod
     def save(self, folder: Path, name: str, stamp: Mapping[str, JsonValue]) -> None:
         """Replace what is there under a name, at once and durably.
@@ -163,7 +169,9 @@ class FaissNeighbours(Neighbours):
             batches: the vectors of the others, by position.
             cancelled: see `built`.
         """
-        origin = Origin(self.origin.metric, self.origin.dimension, row_ids, self.origin.scale, self.origin.trained_count)
+        origin = Origin(
+            self.origin.metric, self.origin.dimension, row_ids, self.origin.scale, self.origin.trained_count
+        )
         index = faiss.clone_index(self._index)
         _add(index, origin, batches, cancelled)
         return type(self)(origin, index)
@@ -213,7 +221,7 @@ class GraphNeighbours(FaissNeighbours):
     WIDTH_PER_CANDIDATE: Final = 3
 
     def width(self, depth: int, share: float) -> int:
-        """efSearch. See `Neighbours`."""
+        """Return efSearch, see `Neighbours`."""
         return max(self.LEAST_WIDTH, math.ceil(self.WIDTH_PER_CANDIDATE * depth / share))
 
     def cost_us(self, width: int, share: float) -> float:  # noqa: ARG002  # the graph is walked through all rows
@@ -223,9 +231,7 @@ class GraphNeighbours(FaissNeighbours):
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:  # noqa: ARG003  # nothing to train
         """See `FaissNeighbours`."""
-        index = faiss.IndexHNSWSQ(
-            origin.dimension, faiss.ScalarQuantizer.QT_fp16, cls.LINKS, METRICS[origin.metric]
-        )
+        index = faiss.IndexHNSWSQ(origin.dimension, faiss.ScalarQuantizer.QT_fp16, cls.LINKS, METRICS[origin.metric])
         index.hnsw.efConstruction = cls.BUILD_WIDTH
         return index
 
@@ -242,6 +248,11 @@ class ListNeighbours(FaissNeighbours):
     ROWS_PER_LIST: Final = 8
     """At least, where there are few rows."""
     SAMPLES_PER_LIST: Final = 64
+    RETRAIN_GROWTH: Final = 2
+
+    def extends_to(self, count: int) -> bool:
+        """See `Neighbours`: with twice as many rows the lists are too long, and their centroids no longer those of the rows."""
+        return count < self.RETRAIN_GROWTH * self.origin.trained_count
 
     @classmethod
     def list_count(cls, count: int) -> int:
@@ -254,14 +265,18 @@ class ListNeighbours(FaissNeighbours):
         return min(count, cls.SAMPLES_PER_LIST * cls.list_count(count))
 
     def width(self, depth: int, share: float) -> int:
-        """Lists that are looked through. See `Neighbours`."""
-        rows_per_list = self.count / self._index.nlist
+        """Return nprobe, see `Neighbours`."""
+        rows_per_list = self.count / self._list_count
         wanted = math.ceil(self.LEAST_WIDTH / math.sqrt(share) + 4 * depth / (share * rows_per_list))
-        return min(self._index.nlist, wanted)
+        return min(self._list_count, wanted)
 
     def cost_us(self, width: int, share: float) -> float:
         """See `Neighbours`."""
-        return 0.01 * self._index.nlist + width * self.count / self._index.nlist * (0.005 + 0.045 * share)
+        return 0.01 * self._list_count + width * self.count / self._list_count * (0.005 + 0.045 * share)
+
+    @property
+    def _list_count(self) -> int:
+        return int(self._index.nlist)
 
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
@@ -318,19 +333,18 @@ def _loaded(folder: Path, name: str) -> tuple[Neighbours, Mapping[str, JsonValue
         return None
     content, paths = read
     try:
-        kind = KINDS[IndexKind(content["kind"])]
-        row_ids = np.fromfile(paths["rows"], dtype="<i8").astype(np.int64)
-        origin = Origin(
-            Metric(content["metric"]),
-            cast("int", content["dimension"]),
-            row_ids,
-            cast("float", content["scale"]),
-            cast("int", content["trained_count"]),
-        )
-        index = faiss.read_index(str(paths["faiss"]))
-        if not index.ntotal == len(row_ids) == content["count"] or index.d != origin.dimension:
-            raise ValueError(f"{index.ntotal} vectors of {index.d} numbers and {len(row_ids)} ids")
+        return _parsed(content, paths), cast("Mapping[str, JsonValue]", content["stamp"])
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         _log.warning("the index %s in %s cannot be used and is built anew: %s", name, folder, error)
         return None
-    return kind(origin, index), cast("Mapping[str, JsonValue]", content["stamp"])
+
+
+def _parsed(content: Mapping[str, Any], paths: Mapping[str, Path]) -> Neighbours:
+    row_ids = np.fromfile(paths["rows"], dtype="<i8").astype(np.int64)
+    origin = Origin(
+        Metric(content["metric"]), content["dimension"], row_ids, content["scale"], content["trained_count"]
+    )
+    index = faiss.read_index(str(paths["faiss"]))
+    if not index.ntotal == len(row_ids) == content["count"] or index.d != origin.dimension:
+        raise ValueError(f"{index.ntotal} vectors of {index.d} numbers and {len(row_ids)} ids")
+    return KINDS[IndexKind(content["kind"])](origin, index)

@@ -66,7 +66,7 @@ class RowsView:
         """The living rows that neither graph nor lists hold, bool [n]; None where that is all."""
         if self.positions is None:
             return self.alive
-        free = self.positions == NOT_INDEXED
+        free: Mask = self.positions == NOT_INDEXED
         return free if self.alive is None else free & self.alive
 
     @cached_property
@@ -157,9 +157,27 @@ class Rows:
             self._indexed = bool(len(slots))
             self._view = None
 
+    def alive(self, slots: NDArray[np.int64]) -> Mask:
+        """Return which of some rows live; bool [n]."""
+        return self._alive.look()[slots]
+
     def alive_slots(self) -> NDArray[np.int64]:
         """Return the slots of the living rows, ascending."""
         return np.flatnonzero(self._alive.look())
+
+    def row_ids(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of some rows; int64 [n]."""
+        return self._row_ids.look()[slots]
+
+    def living(self) -> tuple[list[Entry], Vectors, NDArray[np.int32]]:
+        """Return the living rows, and where they stand in the graph or the lists, or NOT_INDEXED."""
+        slots = self.alive_slots()
+        listed = slots.tolist()
+        columns = (
+            [values[slot] for slot in listed] for values in (self.columns.item_ids, self._labels, self._metadata)
+        )
+        entries = list(map(Entry._make, zip(self.row_ids(slots).tolist(), *columns, strict=True)))
+        return entries, self._vectors.look()[slots], self._positions.look()[slots]
 
     def view(self) -> RowsView:
         """Return the rows as they are now."""
@@ -181,7 +199,7 @@ class Rows:
 
 
 def entries_of(
-    views: Sequence[RowsView], numbers: Sequence[int], slots: Sequence[int], row_ids: Sequence[int]
+    views: Sequence[RowsView | None], numbers: Sequence[int], slots: Sequence[int], row_ids: Sequence[int]
 ) -> list[Entry]:
     """Return what is told about rows.
 
@@ -191,7 +209,7 @@ def entries_of(
         slots: of the rows there.
         row_ids: of the rows.
     """
-    seen = [views[number] for number in numbers]
+    seen = [view for number in numbers if (view := views[number])]
     item_ids = [view.item_ids[slot] for view, slot in zip(seen, slots, strict=True)]
     labels = [view.labels[slot] for view, slot in zip(seen, slots, strict=True)]
     metadata = [view.metadata[slot] for view, slot in zip(seen, slots, strict=True)]

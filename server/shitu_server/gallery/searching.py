@@ -103,10 +103,11 @@ class GallerySearch:
 
     def _answering(self, name: str, generation: int) -> LiveGallery:
         """Return the gallery, in the generation that is asked for."""
-        live = self._catalogue().at(name, generation) if generation else self._catalogue().find(name)
-        if live is None:
+        catalogue = self._catalogue()
+        if catalogue.find(name) is None:
             raise no_gallery(name)
-        if generation and live.info.state.generation != generation:
+        live = catalogue.at(name, generation) if generation else catalogue.find(name)
+        if live is None:
             raise UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
         if live.damage:
             raise StorageError(live.damage)

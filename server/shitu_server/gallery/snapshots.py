@@ -172,9 +172,10 @@ class SnapshotParser:
             raise _wrong(
                 f"the checksum of the whole differs, or items are missing: {self._count} of {block.end.item_count}"
             )
-        async for rest in self._content:
-            if rest:
-                raise _wrong("there is more behind its end")
+        while not self._buffer and (part := await anext(self._content, None)) is not None:
+            self._buffer += part
+        if self._buffer:
+            raise _wrong("there is more behind its end")
 
     async def _block(self) -> pb.SnapshotBlock:
         lengths = await self._take(_LENGTHS.size)
