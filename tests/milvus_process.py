@@ -41,7 +41,9 @@ def main(folder: Path, options: dict[str, str]) -> None:
     # The embedded etcd takes its ports and its directory from a file of its own.
     etcd = folder / "configs" / "etcd.json"
     urls = [f"http://127.0.0.1:{options[name]}" for name in ("etcd_port", "etcd_peer_port")]
-    etcd.write_text(json.dumps({**_urls(*urls), "name": "default", "data-dir": str(folder / "etcd"), "log-level": "warn"}))
+    etcd.write_text(
+        json.dumps({**_urls(*urls), "name": "default", "data-dir": str(folder / "etcd"), "log-level": "warn"})
+    )
     environment = {
         **os.environ,
         "ETCD_CONFIG_PATH": str(etcd),

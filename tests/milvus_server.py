@@ -22,7 +22,17 @@ PYTHON = "SHITU_MILVUS_PYTHON"
 """Names the interpreter that has the package `milvus`; `make milvus` makes the one that is taken where it is unset."""
 START_TIMEOUT_S = 120
 _PORTS = (
-    *("proxy", "proxy_internal", "etcd", "etcd_peer", "root_coord", "query_coord", "query_node", "index_coord", "index_node"),
+    *(
+        "proxy",
+        "proxy_internal",
+        "etcd",
+        "etcd_peer",
+        "root_coord",
+        "query_coord",
+        "query_node",
+        "index_coord",
+        "index_node",
+    ),
     *("data_coord", "data_node", "metrics"),
 )
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -11,6 +11,7 @@ from shitu_client.errors import (
     ServerError,
     ShituClientError,
     UnavailableError,
+    UnsupportedError,
 )
 from shitu_client.filters import Condition, field
 from shitu_client.gallery_results import Capabilities, GalleryInfo, IndexStatus, Item, ItemPage, ReembedProgress
@@ -51,5 +52,6 @@ __all__ = [
     "ServerError",
     "ShituClientError",
     "UnavailableError",
+    "UnsupportedError",
     "field",
 ]

@@ -4,10 +4,11 @@ ShituClientError
 ├── InvalidArgumentError       the server refuses a field (`field` names it)
 ├── NotFoundError              gallery or item unknown
 ├── AlreadyExistsError         gallery exists
-├── FailedPreconditionError    vectors of another encoder than the gallery's
+├── FailedPreconditionError    vectors of another encoder than the gallery's, writes that a rollback would lose, ...
 ├── ResourceExhaustedError     the server is busy, try again after `retry_after_s`
 ├── UnavailableError           the server is down, starting or draining, try again after `retry_after_s`
 ├── DeadlineExceededError      no answer in time
+├── UnsupportedError           this server, or its gallery backend, cannot do that
 └── ServerError                anything else
 
 InputError                     a file, a folder or an option on this side cannot be used
@@ -57,7 +58,7 @@ class AlreadyExistsError(ShituClientError):
 
 
 class FailedPreconditionError(ShituClientError):
-    """The gallery is bound to another encoder."""
+    """What is there does not allow it: the gallery is bound to another encoder, a rollback would lose writes, ..."""
 
 
 class ResourceExhaustedError(ShituClientError):
@@ -70,6 +71,10 @@ class UnavailableError(ShituClientError):
 
 class DeadlineExceededError(ShituClientError):
     """No answer came in time."""
+
+
+class UnsupportedError(ShituClientError):
+    """This server, or its gallery backend, cannot do that; `AsyncClient.capabilities` says what it can."""
 
 
 class ServerError(ShituClientError):
@@ -88,6 +93,7 @@ _KINDS: Final[dict[grpc.StatusCode, type[ShituClientError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
 }
 
 

@@ -128,8 +128,9 @@ def rollback(
     refused = _rolled_back(server, name, discard_writes=discard_writes)
     if refused is None:
         return
-    if yes:
-        fail(f"{refused.message}; --discard-writes goes back all the same")
+    if yes or discard_writes:
+        remedy = "" if discard_writes else "; --discard-writes goes back all the same"
+        fail(f"{refused.message}{remedy}")
         finish(done=False)
     tables.print_line(err, refused.message)
     typer.confirm("Go back without these writes?", abort=True)

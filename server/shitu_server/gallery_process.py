@@ -19,7 +19,7 @@ from shitu.v1 import drafts_pb2_grpc, gallery_pb2, gallery_pb2_grpc
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
 from shitu_server.gallery.embedded import EmbeddedGallery
-from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.gallery.limits import BatchingOptions, GalleryLimits, IndexOptions
 from shitu_server.rpc.drafts import GalleryDraftServicer
 from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer
@@ -41,6 +41,7 @@ async def serve_gallery(
     data_dir: Path,
     limits: GalleryLimits | None = None,
     batching: BatchingOptions | None = None,
+    tuning: IndexOptions | None = None,
     *,
     max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
@@ -54,6 +55,7 @@ async def serve_gallery(
         data_dir: where the galleries are; made where it is missing.
         limits: of what is stored and of what waits.
         batching: of searches.
+        tuning: of indexes.
         max_message_bytes: of a request and of a reply.
         drain_timeout_s: calls that are in flight longer are cancelled.
 
@@ -65,7 +67,7 @@ async def serve_gallery(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _claim_socket(address)
     limits = limits or GalleryLimits()
-    gallery = await EmbeddedGallery.open(data_dir, limits, batching)
+    gallery = await EmbeddedGallery.open(data_dir, limits, batching, tuning)
     try:
         async with _listening(address, gallery, limits, max_message_bytes, drain_timeout_s):
             _log.info("galleries of %s on %s", data_dir, address)

@@ -76,7 +76,7 @@ async def make_gallery(client: AsyncClient, name: str) -> str:
     """Returns the fingerprint that it is bound to."""
     info = await client.create_gallery(name)
     items = [NewItem(str(index), products()[index].label, product_picture(index)) for index in range(4)]
-    assert await client.add_items(name, items) == []
+    assert (await client.add_items(name, items)).failures == ()
     return info.encoder_fingerprint
 
 
@@ -128,7 +128,9 @@ class Traffic:
             await maker.create_gallery(f"made-{number}")
             for client in self.clients:
                 item = NewItem(str(id(client)), "a", product_picture(0))
-                self.failures += [failure.error for failure in await client.add_items(f"made-{number}", [item])]
+                self.failures += [
+                    failure.error for failure in (await client.add_items(f"made-{number}", [item])).failures
+                ]
             await maker.delete_gallery(f"made-{number}")
             number += 1
 

@@ -98,12 +98,14 @@ class IndexBuilder:
         self._on_built = on_built
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="gallery-builder", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def submit(self, generation: int, sequence: int, job: BuildJob) -> None:
         """Build when those before it are done."""
         self._orders.put(_Order(generation, sequence, job))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gallery-builder", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Begin nothing more."""

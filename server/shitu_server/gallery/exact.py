@@ -188,19 +188,43 @@ def ranked(
         places: int64 [n, m], see `Candidates`.
         metric: of the gallery.
     """
-    scores = np.full(places.size, -np.inf, dtype=np.float32)
-    row_ids = np.full(places.size, np.iinfo(np.int64).max)
-    flat = places.ravel()
-    order = np.argsort(flat, kind="stable")
-    order = order[np.searchsorted(flat, 0, sorter=order) :]  # NO_PLACE stands before all places
+    numbers = np.repeat(np.arange(len(queries)), places.shape[1])
+    scores, row_ids = scored_pairs(views, chunk_rows, queries, numbers, places.ravel(), metric)
+    scores, row_ids = scores.reshape(places.shape), row_ids.reshape(places.shape)
+    best = np.lexsort((row_ids, -scores))
+    return Ranked(
+        np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1), np.take_along_axis(row_ids, best, 1)
+    )
+
+
+def scored_pairs(
+    views: Sequence[RowsView | None],
+    chunk_rows: int,
+    queries: Vectors,
+    numbers: NDArray[np.int64],
+    places: Places,
+    metric: Metric,
+) -> tuple[Scores, NDArray[np.int64]]:
+    """Return score and row id of pairs, float32 [p] and int64 [p]; of NO_PLACE the score is -inf and the id the greatest.
+
+    Args:
+        views: the chunks of a snapshot.
+        chunk_rows: most rows of a chunk.
+        queries: float32 [n, dimension].
+        numbers: int64 [p], which query.
+        places: int64 [p], which row.
+        metric: of the gallery.
+    """
+    scores = np.full(len(places), -np.inf, dtype=np.float32)
+    row_ids = np.full(len(places), np.iinfo(np.int64).max)
+    order = np.argsort(places, kind="stable")
+    order = order[np.searchsorted(places, 0, sorter=order) :]  # NO_PLACE stands before all places
     queries64 = queries.astype(np.float64)
     for begin in range(0, len(order), PAIRS_PER_BLOCK):
         pairs = order[begin : begin + PAIRS_PER_BLOCK]
-        vectors, row_ids[pairs] = _picked(views, chunk_rows, flat[pairs])
-        scores[pairs] = scored(vectors, queries64.take(pairs // places.shape[1], axis=0), metric)
-    scores, row_ids = scores.reshape(places.shape), row_ids.reshape(places.shape)
-    best = np.lexsort((row_ids, -scores))
-    return Ranked(*(np.take_along_axis(values, best, 1) for values in (scores, places, row_ids)))
+        vectors, row_ids[pairs] = _picked(views, chunk_rows, places[pairs])
+        scores[pairs] = scored(vectors, queries64.take(numbers[pairs], axis=0), metric)
+    return scores, row_ids
 
 
 def scored(vectors: Vectors, queries: NDArray[np.float64], metric: Metric) -> Scores:
@@ -234,3 +258,49 @@ def by_chunk(
         view = views[numbers[begin]]
         assert view is not None
         yield view, slots[begin:end]
+
+
+def nearly_by_label(
+    views: Sequence[RowsView | None],
+    masks: Sequence[Mask | None],
+    counts: Sequence[int],
+    queries: Vectors,
+    metric: Metric,
+    label_count: int,
+) -> tuple[Scores, NDArray[np.float64]]:
+    """Compare queries with all rows.
+
+    Args:
+        views: the chunks of a snapshot.
+        masks: which rows of each count; all where None.
+        counts: how many those are.
+        queries: float32 [n, dimension].
+        metric: of the gallery.
+        label_count: greater than the number of any label.
+
+    Returns:
+        The best score of each label, float32 [n, label_count], nearly right, -inf where it has no row; and by how much they may be
+        wrong, float64 [n].
+    """
+    best = np.full((label_count, len(queries)), -np.inf, dtype=np.float32)
+    error = np.zeros(len(queries))
+    for view, mask, count in zip(views, masks, counts, strict=True):
+        if view is not None and count:
+            slots = np.arange(len(view.vectors)) if mask is None else np.flatnonzero(mask)
+            codes = view.columns.labels.codes[slots]
+            order = np.argsort(codes, kind="stable")
+            scores = _products(view.vectors[slots[order]], queries, metric)
+            begins = np.flatnonzero(np.diff(codes[order], prepend=-1))
+            labels = codes[order][begins]
+            best[labels] = np.maximum(best[labels], np.maximum.reduceat(scores, begins, axis=0))
+            error = np.maximum(error, _error(queries, view.longest, metric))
+    return best.T, error
+
+
+def _products(vectors: Vectors, queries: Vectors, metric: Metric) -> Scores:
+    """Return the scores of all pairs, float32 [vectors, queries], nearly right."""
+    products = vectors @ queries.T
+    if metric is Metric.L2:
+        lengths = [np.einsum("ij,ij->i", side, side) for side in (vectors, queries)]
+        products += 1 - (lengths[0][:, np.newaxis] + lengths[1]) / 2
+    return np.asarray(products)

@@ -82,6 +82,7 @@ class GalleryIndex:
         *,
         chunk_rows: int = CHUNK_ROWS,
         least_dead: int = LEAST_DEAD,
+        prefer_indexed: bool = False,
     ) -> None:
         """Make an empty index.
 
@@ -91,12 +92,14 @@ class GalleryIndex:
             tuning: when to build.
             chunk_rows: of each array but the last.
             least_dead: dead rows of a chunk that are never worth moving the living ones.
+            prefer_indexed: use graph or lists even where comparing row by row is faster, as tests want it.
         """
         self._dimension = dimension
         self._options = options
         self._tuning = tuning or IndexOptions()
         self._chunk_rows = chunk_rows
         self._least_dead = least_dead
+        self._prefer_indexed = prefer_indexed
         self._schema = Schema(options.fields)
         self._chunks: list[Rows | None] = []
         self._last = -1
@@ -139,7 +142,8 @@ class GalleryIndex:
         """Return the rows as they are now, which no later change reaches."""
         self._alive_shared = True
         views = [None if chunk is None else chunk.view() for chunk in self._chunks]
-        return IndexSnapshot(views, self._chunk_rows, self._options.metric, self._indexed)
+        metric, prefer_indexed = self._options.metric, self._prefer_indexed
+        return IndexSnapshot(views, self._chunk_rows, metric, self._indexed, prefer_indexed=prefer_indexed)
 
     @property
     def status(self) -> IndexStatus:

@@ -185,7 +185,8 @@ class FaissNeighbours(Neighbours):
         )
         if self.origin.metric is Metric.L2:
             scale = np.float32(self.origin.scale)
-            distances = distances / scale / scale
+            with np.errstate(over="ignore"):  # where there are no more
+                distances = distances / scale / scale
         return nearly(distances, self.origin.metric), positions
 
     @abstractmethod

@@ -22,6 +22,8 @@ from shitu_server.gallery.item_rows import item_checksum
 from shitu_server.gallery.store import damaged
 from shitu_server.types import Item, Metadata, Page
 
+_BYTES: Final = "CAST(coalesce({}, '') AS BLOB)"
+"""In a damaged row a value may be of any type: made bytes, it fails its checksum."""
 _COLUMNS: Final = "item_id, label, metadata, update_time_s, image_digest, sequence"
 
 
@@ -55,7 +57,7 @@ class StoreReader:
     def item(self, generation: int, item_id: str) -> Item | None:
         """Return an item with its vector and thumbnail. Raises StorageError where it is not as it was written."""
         query = (
-            f"SELECT {_COLUMNS}, vector, items.checksum, image, thumbnails.checksum FROM items "
+            f"SELECT {_COLUMNS}, {_BYTES.format('vector')}, items.checksum, CAST(image AS BLOB), thumbnails.checksum FROM items "
             "LEFT JOIN thumbnails USING (row_id) WHERE generation = ? AND item_id = ?"
         )
         rows = self._rows(query, (generation, item_id))
@@ -88,7 +90,7 @@ class StoreReader:
         """
         by = "INDEXED BY items_by_sequence" if since_sequence else ""
         query = (
-            f"SELECT l.row_id, {', '.join(f'l.{name}' for name in _COLUMNS.split(', '))}, image, t.checksum "
+            f"SELECT l.row_id, {', '.join(f'l.{name}' for name in _COLUMNS.split(', '))}, CAST(image AS BLOB), t.checksum "
             f"FROM items AS l {by} LEFT JOIN items AS d ON d.generation = ? AND d.item_id = l.item_id AND d.sequence = l.sequence "
             "LEFT JOIN thumbnails AS t ON t.row_id = l.row_id "
             "WHERE l.generation = ? AND l.sequence > ? AND l.row_id > ? AND d.row_id IS NULL ORDER BY l.row_id LIMIT ?"

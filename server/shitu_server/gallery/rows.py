@@ -181,7 +181,8 @@ class Rows:
 
     def view(self) -> RowsView:
         """Return the rows as they are now."""
-        if self._view is None:
+        columns = self.columns.view()
+        if self._view is None or self._view.columns is not columns:
             self._told_shared = True
             self._view = RowsView(
                 self._vectors.part(),
@@ -189,7 +190,7 @@ class Rows:
                 self.columns.item_ids,
                 self._labels,
                 self._metadata,
-                self.columns.view(),
+                columns,
                 self._alive.part() if self.dead_count else None,
                 self.alive_count,
                 self._positions.part() if self._indexed else None,
@@ -209,7 +210,7 @@ def entries_of(
         slots: of the rows there.
         row_ids: of the rows.
     """
-    seen = [view for number in numbers if (view := views[number])]
+    seen = [view for number in numbers if (view := views[number]) is not None]
     item_ids = [view.item_ids[slot] for view, slot in zip(seen, slots, strict=True)]
     labels = [view.labels[slot] for view, slot in zip(seen, slots, strict=True)]
     metadata = [view.metadata[slot] for view, slot in zip(seen, slots, strict=True)]

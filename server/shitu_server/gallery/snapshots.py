@@ -97,8 +97,8 @@ class SnapshotReader:
             )
         )
         query = (
-            "SELECT item_id, label, metadata, vector, items.checksum, image, thumbnails.checksum, image_digest, sequence, "
-            "update_time_s FROM items LEFT JOIN thumbnails USING (row_id) WHERE generation = ? ORDER BY row_id"
+            "SELECT item_id, label, metadata, CAST(coalesce(vector, '') AS BLOB), items.checksum, CAST(image AS BLOB), "
+            "thumbnails.checksum, image_digest, sequence, update_time_s FROM items LEFT JOIN thumbnails USING (row_id) WHERE generation = ? ORDER BY row_id"
         )
         cursor = connection.execute(query, (generation,))
         while rows := cursor.fetchmany(BLOCK_ITEMS):

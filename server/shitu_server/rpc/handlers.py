@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ def wrapped(handler: Any, one: Callable[[Answer], Answer], many: Callable[[Answe
         return grpc.unary_unary_rpc_method_handler(one(handler.unary_unary), *codecs)
     if handler.stream_unary:
         return grpc.stream_unary_rpc_method_handler(one(handler.stream_unary), *codecs)
+    if handler.unary_stream and not inspect.isasyncgenfunction(handler.unary_stream):
+        return handler  # it writes its responses itself, as the health service does
     if handler.unary_stream:
         return grpc.unary_stream_rpc_method_handler(many(handler.unary_stream), *codecs)
     return grpc.stream_stream_rpc_method_handler(many(handler.stream_stream), *codecs)

@@ -50,7 +50,10 @@ def filterable(metadata: Mapping[str, object], declared: Fields) -> str:
     """Return the JSON of the column for filters: the declared fields that are there, with values of their types."""
     values = {name: metadata[name] for name in declared if name in metadata}
     return json.dumps(
-        {name: number(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for name, v in values.items()}
+        {
+            name: number(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v
+            for name, v in values.items()
+        }
     )
 
 

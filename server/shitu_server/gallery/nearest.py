@@ -1,0 +1,214 @@
+"""The rows nearest to queries, by comparing all or by graph or lists, whichever is right and faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shitu_server.filters import Filter
+from shitu_server.gallery.building import Indexed
+from shitu_server.gallery.columns import Mask, Recent
+from shitu_server.gallery.exact import NO_PLACE, Candidates, Ranked, exact_us, merged, ranked, scan
+from shitu_server.gallery.neighbours import Bits, Neighbours
+from shitu_server.gallery.rows import RowsView
+from shitu_server.types import Metric, Vectors
+
+SPARE_CANDIDATES: Final = 8
+"""Candidates beyond those asked for, so that ties at the end are seen, and those that 16-bit copies put in a wrong order."""
+DEEPER: Final = 4
+"""How many times as far a search looks that did not find enough."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Living rows that may be found."""
+
+    masks: Sequence[Mask | None]
+    """Of each chunk, bool [n]; None where all rows of it are."""
+    counts: Sequence[int]
+    """Of each chunk."""
+
+    @cached_property
+    def count(self) -> int:
+        """Of all chunks."""
+        return sum(self.counts)
+
+
+class NearestRows:
+    """The rows of a snapshot. They do not change; any number of threads may search them."""
+
+    def __init__(
+        self,
+        views: Sequence[RowsView | None],
+        chunk_rows: int,
+        metric: Metric,
+        indexed: Indexed | None,
+        *,
+        prefer_indexed: bool,
+    ) -> None:
+        """Take what a snapshot consists of.
+
+        Args:
+            views: the chunks.
+            chunk_rows: most rows of a chunk.
+            metric: of the gallery.
+            indexed: graph or lists of some of the rows.
+            prefer_indexed: use them even where comparing is faster.
+        """
+        self.views: Final = views
+        self.chunk_rows: Final = chunk_rows
+        self.metric: Final = metric
+        self._indexed = indexed
+        self._prefer_indexed = prefer_indexed
+        self._allowed_rows: Recent[Allowed] = Recent()
+        self._outside_rows: Recent[Allowed] = Recent()
+        self._selections: Recent[Bits] = Recent()
+        self._row_count = sum(len(view.vectors) for view in views if view is not None)
+
+    def nearest(self, queries: Vectors, k: int, where: Filter | None) -> Ranked:
+        """Return the k nearest rows of each query, [n, k].
+
+        Without graph or lists they are exactly those; with them, 99 of 100 are among them.
+
+        Args:
+            queries: float32 [n, dimension].
+            k: not more than `allowed(where).count`.
+            where: see `IndexSnapshot.search`.
+        """
+        if self._indexed is None:
+            return self.exactly_nearest(queries, k, self.allowed(where))
+        return self._nearly_nearest(queries, k, where, self._indexed)
+
+    def exactly_nearest(self, queries: Vectors, k: int, allowed: Allowed) -> Ranked:
+        """Return the k nearest of the allowed rows, [n, k]; there are so many."""
+        result = _void(len(queries), k)
+        unsettled = np.arange(len(queries))
+        depth, copy = k + SPARE_CANDIDATES, False
+        while len(unsettled):
+            parts = list(self._scanned(queries[unsettled], depth, allowed, copy=copy))
+            candidates = merged(parts, depth)
+            best = self._ranked(queries[unsettled], candidates)
+            _store(result, unsettled, best)
+            # An unseen row may be nearer, or as near and older.
+            open_ = (best.scores[:, k - 1] <= candidates.bound) & (candidates.bound > -np.inf)
+            unsettled, depth, copy = unsettled[open_], DEEPER * depth, True
+        return result
+
+    def _nearly_nearest(self, queries: Vectors, k: int, where: Filter | None, indexed: Indexed) -> Ranked:
+        neighbours = indexed.neighbours
+        allowed, outside = self.allowed(where), self._outside(where)
+        share = (allowed.count - outside.count) / neighbours.count
+        result = _void(len(queries), k)
+        unsettled = np.arange(len(queries))
+        depth = k + SPARE_CANDIDATES
+        width = neighbours.width(depth, share) if share else 0
+        while len(unsettled):
+            exact = self._is_exact_faster(len(unsettled), width, share, allowed.count, neighbours)
+            if exact or not share or width > neighbours.count:
+                _store(result, unsettled, self.exactly_nearest(queries[unsettled], k, allowed))
+                break
+            found = self._indexed_candidates(queries[unsettled], depth, width, where, indexed)
+            parts = [found, *self._scanned(queries[unsettled], depth, outside, copy=False)]
+            best = self._ranked(queries[unsettled], merged(parts, depth) if len(parts) > 1 else found)
+            _store(result, unsettled, best)
+            unsettled, width = unsettled[result.places[unsettled, k - 1] == NO_PLACE], DEEPER * width
+        return result
+
+    def _is_exact_faster(
+        self, query_count: int, width: int, share: float, allowed_count: int, neighbours: Neighbours
+    ) -> bool:
+        if self._prefer_indexed:
+            return False
+        cost_us = neighbours.cost_us(width, share) * query_count
+        return cost_us > exact_us(self._row_count, allowed_count, query_count)
+
+    def _indexed_candidates(
+        self, queries: Vectors, depth: int, width: int, where: Filter | None, indexed: Indexed
+    ) -> Candidates:
+        scores, positions = indexed.neighbours.find(queries, depth, width, self._selected(where, indexed))
+        void = (positions < 0) | ~indexed.alive[positions]
+        places = indexed.places[positions]
+        places[void], scores[void] = NO_PLACE, -np.inf
+        anything, nothing = np.full(len(queries), np.inf), np.zeros(len(queries))
+        return Candidates(scores, places, anything, nothing)
+
+    def _scanned(self, queries: Vectors, depth: int, allowed: Allowed, *, copy: bool) -> Iterator[Candidates]:
+        for number, (view, mask, count) in enumerate(zip(self.views, allowed.masks, allowed.counts, strict=True)):
+            if view is not None and count:
+                first_place = number * self.chunk_rows
+                yield scan(view, first_place, mask, count, queries, depth, self.metric, copy=copy)
+
+    def _ranked(self, queries: Vectors, candidates: Candidates) -> Ranked:
+        return ranked(self.views, self.chunk_rows, queries, candidates.places, self.metric)
+
+    def allowed(self, where: Filter | None) -> Allowed:
+        """Return the living rows that a filter allows."""
+        allowed = self._allowed_rows.get(where)
+        if allowed is None:
+            allowed = _filtered(self.views, [None if view is None else view.alive for view in self.views], where)
+            self._allowed_rows.put(where, allowed)
+        return allowed
+
+    def _outside(self, where: Filter | None) -> Allowed:
+        """Return those of them that neither graph nor lists hold."""
+        outside = self._outside_rows.get(where)
+        if outside is None:
+            outside = _filtered(self.views, [None if view is None else view.outside for view in self.views], where)
+            self._outside_rows.put(where, outside)
+        return outside
+
+    def _selected(self, where: Filter | None, indexed: Indexed) -> Bits | None:
+        """Return the positions that may be found, for `Neighbours.find`; None where all may."""
+        if where is None and indexed.alive_count == len(indexed.alive):
+            return None
+        bits = self._selections.get(where)
+        if bits is None:
+            bits = np.packbits(self._selection(where, indexed), bitorder="little")
+            self._selections.put(where, bits)
+        return bits
+
+    def _selection(self, where: Filter | None, indexed: Indexed) -> Mask:
+        if where is None:
+            return indexed.alive
+        by_place = np.zeros(len(self.views) * self.chunk_rows, dtype=np.bool_)
+        for number, (view, mask) in enumerate(zip(self.views, self.allowed(where).masks, strict=True)):
+            if view is not None:
+                begin = number * self.chunk_rows
+                by_place[begin : begin + len(view.vectors)] = True if mask is None else mask
+        return by_place[indexed.places] & indexed.alive
+
+
+def _filtered(views: Sequence[RowsView | None], masks: Sequence[Mask | None], where: Filter | None) -> Allowed:
+    """Return those rows of some that a filter allows."""
+    if where is not None:
+        masks = [
+            None if view is None else _both(view.columns.allowed(where), mask)
+            for view, mask in zip(views, masks, strict=True)
+        ]
+    counts = [
+        0 if view is None else len(view.vectors) if mask is None else int(np.count_nonzero(mask))
+        for view, mask in zip(views, masks, strict=True)
+    ]
+    return Allowed(masks, counts)
+
+
+def _both(allowed: Mask, mask: Mask | None) -> Mask:
+    return allowed if mask is None else allowed & mask
+
+
+def _void(query_count: int, k: int) -> Ranked:
+    shape = (query_count, k)
+    return Ranked(np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_PLACE), np.full(shape, NO_PLACE))
+
+
+def _store(result: Ranked, queries: NDArray[np.int64], best: Ranked) -> None:
+    """Put what was found for some queries beside what was found for the others."""
+    k = min(result.places.shape[1], best.places.shape[1])
+    result.scores[queries, :k] = best.scores[:, :k]
+    result.places[queries, :k] = best.places[:, :k]
+    result.row_ids[queries, :k] = best.row_ids[:, :k]
