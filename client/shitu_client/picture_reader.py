@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Final
 
 from shitu_client.connection import MAX_MESSAGE_BYTES
@@ -73,6 +75,7 @@ class PictureReader:
     ) -> None:
         self._pictures = iter(pictures)
         self._taking = threading.Lock()
+        self._returned: deque[deque[LabelledPicture]] = deque()
         self._present = present
         self._digests = {one.digest for one in present.values() if one.digest} if options.skip_duplicates else set()
         self._options = options
@@ -80,22 +83,33 @@ class PictureReader:
     def next_step(self) -> PictureStep:
         """Read the next pictures, as many as one request takes; none has been looked at after the last."""
         step = PictureStep()
-        while not step.is_full and (picture := self._take()) is not None:
-            step.looked_at += 1
-            try:
-                self._look_at(picture, step)
-            except InputError as error:
-                where = f"line {picture.line}: " if picture.line else ""
-                step.failures[picture.id] = f"{where}{error}"
+        while not step.is_full and (taken := self._take()):
+            while taken and not step.is_full:
+                self._try(taken.popleft(), step)
+            self._put_back(taken)
         return step
 
     def rest(self) -> Iterator[LabelledPicture]:
         """Yield the pictures that nobody looked at."""
-        return self._pictures
+        return chain(*self._returned, self._pictures)
 
-    def _take(self) -> LabelledPicture | None:
+    def _take(self) -> deque[LabelledPicture]:
+        # Some at a time, so that neighbours come into one request, in their order.
         with self._taking:
-            return next(self._pictures, None)
+            return self._returned.popleft() if self._returned else deque(islice(self._pictures, _PICTURES_PER_REQUEST))
+
+    def _put_back(self, pictures: deque[LabelledPicture]) -> None:
+        if pictures:
+            with self._taking:
+                self._returned.append(pictures)
+
+    def _try(self, picture: LabelledPicture, step: PictureStep) -> None:
+        step.looked_at += 1
+        try:
+            self._look_at(picture, step)
+        except InputError as error:
+            where = f"line {picture.line}: " if picture.line else ""
+            step.failures[picture.id] = f"{where}{error}"
 
     def _look_at(self, picture: LabelledPicture, step: PictureStep) -> None:
         _check_id(picture.id)

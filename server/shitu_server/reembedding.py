@@ -65,8 +65,7 @@ class Reembedding:
             items = await self._gallery.draft_changes(name, draft.generation, PAGE_ITEMS, deadline_s=self._deadline_s)
             if items:
                 await self._embed(name, draft.generation, items)
-                done += len(items)
-                wanted = max(wanted, done)
+                done = min(done + len(items), wanted)  # an item that was written to meanwhile is embedded once more
                 yield ReembedProgress(done, wanted)
             else:
                 published = await self._publish(name, draft.generation)

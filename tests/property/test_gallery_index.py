@@ -173,7 +173,7 @@ def entry(name: str, row: Row) -> Entry:
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("kind", IndexKind)
 def test_search_equals_brute_force(kind: IndexKind, metric: Metric):
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=150, deadline=None, derandomize=True)
     @given(
         changes=CHANGES,
         chunk_rows=st.integers(1, 80),

@@ -68,14 +68,13 @@ def nearest_by_label(rows: NearestRows, queries: Vectors, k: int, where: Filter 
 
 
 def _label_sizes(rows: NearestRows, allowed: Allowed) -> NDArray[np.int64]:
-    """Return how many allowed rows each label has, int64 [labels]."""
-    sizes = np.zeros(1, dtype=np.int64)
+    """Return how many allowed rows each label has, int64 [labels]; of all labels that there are or once were."""
+    label_count = max(len(view.columns.labels.texts) for view in rows.views if view is not None)
+    sizes = np.zeros(label_count, dtype=np.int64)
     for view, mask, count in zip(rows.views, allowed.masks, allowed.counts, strict=True):
         if view is not None and count:
             codes = view.columns.labels.codes
-            more = np.bincount(codes if mask is None else codes[mask], minlength=len(sizes))
-            more[: len(sizes)] += sizes
-            sizes = more
+            sizes += np.bincount(codes if mask is None else codes[mask], minlength=label_count)
     return sizes
 
 
@@ -123,7 +122,7 @@ def _labels_of_all_rows(
 
 def _rows_of_small_labels(rows: NearestRows, wanted: _Wanted, where: Filter | None, label_count: int) -> _Pairs:
     """Return all allowed rows of labels."""
-    is_wanted = np.zeros(label_count + 1, dtype=np.bool_)
+    is_wanted = np.zeros(label_count, dtype=np.bool_)
     is_wanted[wanted.codes] = True
     allowed = rows.allowed(where)
     places, codes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]

@@ -185,8 +185,8 @@ class MilvusCatalogue:
         load = milvus_pb2.LoadCollectionRequest(collection_name=name, replica_number=1)
         await call("LoadCollection", load, deadline_s)
         state = milvus_pb2.GetLoadStateRequest(collection_name=name)
-        while (await call("GetLoadState", state, deadline_s)).state != common_pb2.LoadState.LoadStateLoaded:
-            await asyncio.sleep(LOAD_POLL_S)
+        while (await call("GetLoadState", state, deadline_s)).state != common_pb2.LoadState.LoadStateLoaded:  # noqa: ASYNC110
+            await asyncio.sleep(LOAD_POLL_S)  # Milvus tells in no other way
 
     async def _described(self, collection_or_alias: str, deadline_s: float | None) -> Bound | None:
         """Return a gallery that is made and not deleted. Raises StorageError."""

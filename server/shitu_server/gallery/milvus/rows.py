@@ -99,9 +99,9 @@ def rows_of(fields_data: Sequence[Any]) -> list[Row]:
 
 
 def values_of(field: Any) -> Sequence[Any]:
-    """Return the values of one column of a reply; vectors as float32 [n, dimension]."""
+    """Return the values of one column of a reply; vectors as float32 [dimension]."""
     if field.type == _TYPE.FloatVector:
-        return np.array(field.vectors.float_vector.data, dtype=np.float32).reshape(-1, field.vectors.dim)
+        return list(np.array(field.vectors.float_vector.data, dtype=np.float32).reshape(-1, field.vectors.dim))
     scalars = field.scalars
     if field.type == _TYPE.VarChar:
         return list(scalars.string_data.data)

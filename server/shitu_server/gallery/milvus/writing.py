@@ -89,8 +89,9 @@ class Writing:
         label = row.label if update.label is None else update.label
         metadata = row.metadata if update.metadata_json is None else update.metadata_json
         fields = filterable(json.loads(metadata), self.items.bound.options.fields)
-        changes = {"label": label, "metadata": metadata, "fields": fields}
-        return dataclasses.replace(row, **changes, sequence=now, update_time_s=time.time())
+        return dataclasses.replace(
+            row, label=label, metadata=metadata, fields=fields, sequence=now, update_time_s=time.time()
+        )
 
     def _keys(self, ids: Sequence[str], digests: Sequence[str] | set[str] = ()) -> list[tuple[str, str, str]]:
         """Return what the write concerns."""

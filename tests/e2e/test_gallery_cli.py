@@ -1,0 +1,452 @@
+"""`shitu gallery ...` against a running server with two encoders, whose gallery process is killed in the middle of a build."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import RunningServer, start_server
+from tests.drawn import product_picture, scene_picture
+from tests.e2e.test_cli import shitu
+from tests.e2e.test_encoders import SECOND
+from tests.e2e.test_serve import processes
+from tests.peer.interpreter import peer_python, run_peer
+from tests.placed_models import DEMO_WEIGHTS, demo_repository, place
+
+from shitu_client import Client
+from shitu_client.paddlex_index import read_index, write_index
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A server of the encoders `demo_rec` and `second`."""
+    folder = tmp_path_factory.mktemp("gallery-cli")
+    repository = demo_repository(folder / "models")
+    place(repository, SECOND, DEMO_WEIGHTS.read_bytes())
+    options = ("--model-repository", str(repository), "--encoder", "demo_rec", "--encoder", "second", "--threads", "1")
+    running = start_server(folder / "run", *options)
+    try:
+        running.wait_until_serving()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def client(both):
+    with Client(both.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three views of each of three products: a folder for each label."""
+    for index in range(3):
+        (tmp_path / "pictures" / f"label {index}").mkdir(parents=True)
+        for view in range(3):
+            (tmp_path / "pictures" / f"label {index}" / f"{view}.jpg").write_bytes(product_picture(index, view))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def drinks(both, folder, tmp_path):
+    """A gallery with declared fields, built of the folder with metadata."""
+    declared = ("--field", "brand:string", "--field", "price:number", "--field", "sold:boolean")
+    shitu(both, "gallery", "create", "drinks", "--index", "flat", *declared)
+    metadata = tmp_path / "metadata.jsonl"
+    values = ({"brand": "42", "price": 2}, {"brand": "cola", "price": 3.5}, {"sold": True})
+    lines = (json.dumps({"id": f"label {n}/{view}.jpg", "metadata": values[n]}) for n in range(3) for view in range(3))
+    metadata.write_text("\n".join(lines))
+    assert "added 9 pictures" in shitu(both, "gallery", "build", "drinks", folder, "--metadata", metadata)
+    yield "drinks"
+    shitu(both, "gallery", "delete", "drinks", "--yes")
+
+
+def matches(output: str) -> list[str]:
+    """Ids of the items in a table of matches."""
+    return re.findall(r"label \d/\d\.jpg", output)
+
+
+def test_create_and_show(both, drinks):
+    shown = shitu(both, "gallery", "show", drinks, "--limit", "4")
+    for part in (
+        "inner_product",
+        "flat: now flat",
+        "brand (string), price (number), sold (boolean)",
+        "the first 4 items",
+    ):
+        assert part in shown
+    assert '"brand": "42", "price": 2.0' in shown
+    told = json.loads(shitu(both, "gallery", "show", drinks, "--limit", "4", "--json"))
+    assert told["gallery"]["item_count"] == 9
+    assert told["gallery"]["fields"] == {"brand": "string", "price": "number", "sold": "boolean"}
+    assert [item["id"] for item in told["items"]] == [
+        "label 0/0.jpg",
+        "label 0/1.jpg",
+        "label 0/2.jpg",
+        "label 1/0.jpg",
+    ]
+    assert told["has_more_items"]
+    assert re.fullmatch("[0-9a-f]{64}", told["items"][0]["image_digest"])
+    wrong = shitu(both, "gallery", "create", "another", "--field", "price:float", status=1)
+    assert "expected name:type with the type string, number or boolean" in wrong
+
+
+def test_search(both, drinks, folder):
+    picture = folder / "label 1" / "0.jpg"
+    assert matches(shitu(both, "gallery", "search", drinks, picture))[0] == "label 1/0.jpg"
+    like = matches(shitu(both, "gallery", "search", drinks, "--item", "label 1/0.jpg", "--top-k", "3"))
+    assert "label 1/0.jpg" not in like
+    assert len(like) == 3
+    grouped = matches(shitu(both, "gallery", "search", drinks, picture, "--per-label", "1", "--top-k", "3"))
+    assert sorted(one[:7] for one in grouped) == ["label 0", "label 1", "label 2"]
+    assert "1.0000" in shitu(both, "gallery", "search", drinks, picture, "--match-threshold", "0.9999")
+    assert "expected a picture or --item, got neither" in shitu(both, "gallery", "search", drinks, status=1)
+
+
+@pytest.mark.parametrize(
+    ("where", "labels"),
+    [
+        (["brand=42"], {"0"}),
+        (["price>=2", "price<3"], {"0"}),
+        (["price>=2"], {"0", "1"}),
+        (["brand!=cola"], {"0", "2"}),
+        (["brand in cola,42", "price>3"], {"1"}),
+        (["sold=true"], {"2"}),
+        (["label=label 2"], {"2"}),
+        (['{"negation": {"range": {"field": "price", "atLeast": 3}}}'], {"0", "2"}),
+    ],
+)
+def test_where(both, drinks, folder, where, labels):
+    options = [part for text in where for part in ("--where", text)]
+    output = shitu(both, "gallery", "search", drinks, folder / "label 1" / "0.jpg", "--top-k", "9", *options)
+    assert {one[6] for one in matches(output)} == labels
+    recognised = shitu(
+        both,
+        "recognize",
+        folder / "label 1" / "0.jpg",
+        "-g",
+        drinks,
+        "--whole-image",
+        "--match-threshold",
+        "-1",
+        *options,
+    )
+    assert re.findall(r"label (\d)", recognised)[0] in labels
+
+
+def test_where_that_cannot_be_meant(both, drinks, folder):
+    for text, said in {
+        "colour=red": "has no field colour",
+        "price=cheap": "price is a number, got 'cheap'",
+        "brand>3": "> is for numbers, and brand is a string",
+        "nonsense": "expected NAME=VALUE",
+        '{"range": {"field": "colour", "below": 3}}': "colour",
+    }.items():
+        output = shitu(both, "gallery", "search", drinks, folder / "label 1" / "0.jpg", "--where", text, status=1)
+        assert said in output
+
+
+def test_update(both, drinks, client):
+    changed = ("--set", "price=7", "--set", "brand=7", "--set", "note=new")
+    output = shitu(both, "gallery", "update", drinks, "label 0/0.jpg", "nothing", "--label", "zero", *changed, status=1)
+    assert "nothing: no such item" in output
+    assert "updated 1 of 2" in output
+    item = client.get_item(drinks, "label 0/0.jpg")
+    assert (item.label, item.metadata) == ("zero", {"price": 7.0, "brand": "7", "note": "new"})
+    shitu(both, "gallery", "update", drinks, "label 0/0.jpg", "--unset", "note", "--set", "sold=true")
+    assert client.get_item(drinks, "label 0/0.jpg").metadata == {"price": 7.0, "brand": "7", "sold": True}
+    shitu(both, "gallery", "update", drinks, "label 0/0.jpg", "--metadata", '{"price": 1}')
+    assert client.get_item(drinks, "label 0/0.jpg").metadata == {"price": 1.0}
+    for wrong, said in {
+        ("--set", "price=dear"): "price is a number, got 'dear'",
+        ("--set", "price"): "expected KEY=VALUE",
+        ("--metadata", "[1]"): "expected a JSON object",
+        (): "nothing to change",
+    }.items():
+        assert said in shitu(both, "gallery", "update", drinks, "label 0/0.jpg", *wrong, status=1)
+
+
+def test_alias(both, drinks):
+    assert "today is drinks" in shitu(both, "gallery", "alias", "set", "today", drinks)
+    assert "today" in shitu(both, "gallery", "list")
+    shown = shitu(both, "gallery", "show", "today")
+    assert "aliases" in shown
+    assert "drinks" in shown
+    assert "deleted alias today" in shitu(both, "gallery", "alias", "delete", "today")
+    assert "no alias" in shitu(both, "gallery", "alias", "delete", "today", status=1)
+
+
+def test_snapshot_and_restore(both, drinks, client, tmp_path):
+    file = tmp_path / "drinks.snap"
+    assert f"{file}: " in shitu(both, "gallery", "snapshot", drinks, file)
+    try:
+        assert "restored" in shitu(both, "gallery", "restore", "restored", file)
+        assert client.get_gallery("restored").item_count == 9
+        assert "exists already" in shitu(both, "gallery", "restore", "restored", file, status=1)
+        assert "there is none" in shitu(both, "gallery", "restore", "other", tmp_path / "no", status=1)
+    finally:
+        shitu(both, "gallery", "delete", "restored", "--yes")
+    assert "there is no gallery" in shitu(both, "gallery", "snapshot", "restored", tmp_path / "no", status=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"drinks.snap", "pictures", "metadata.jsonl"}
+
+
+def test_reembed_and_rollback(both, drinks, client, folder):
+    before = client.get_gallery(drinks)
+    assert "bound to" in shitu(both, "gallery", "reembed", drinks, "--encoder", "demo_rec", status=1)
+    assert "no former generation" in shitu(both, "gallery", "rollback", drinks, "--yes", status=1)
+    shown = shitu(both, "gallery", "reembed", drinks, "--encoder", "second")
+    assert f"before it {before.generation}" in shown
+    after = client.get_gallery(drinks)
+    assert after.encoder_fingerprint != before.encoder_fingerprint
+    assert (after.previous_generation, after.item_count) == (before.generation, 9)
+    assert matches(shitu(both, "gallery", "search", drinks, folder / "label 1" / "0.jpg"))[0] == "label 1/0.jpg"
+
+    shitu(both, "gallery", "remove", drinks, "label 2/2.jpg")
+    refused = shitu(both, "gallery", "rollback", drinks, "--yes", status=1)
+    assert "--discard-writes goes back all the same" in refused
+    assert client.get_gallery(drinks).generation == after.generation
+    back = shitu(both, "gallery", "rollback", drinks, "--yes", "--discard-writes")
+    assert before.encoder_fingerprint in back
+    assert client.get_gallery(drinks).item_count == 9
+    shitu(both, "gallery", "rollback", drinks, "--yes")
+    assert client.get_gallery(drinks).item_count == 8
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "goes_back"),
+    [("n\n", "Go back?", False), ("y\nn\n", "without these writes?", False), ("y\ny\n", "without these writes?", True)],
+)
+def test_rollback_asks(both, drinks, client, answers, asked, goes_back):
+    first = client.get_gallery(drinks).generation
+    *_, last = client.reembed(drinks, encoder="second")
+    assert last.published is not None
+    client.remove_items(drinks, ["label 2/2.jpg"])
+    done = command(both, "gallery", "rollback", drinks, answers=answers)
+    assert asked in done.stdout
+    assert f"to generation {first}" in done.stdout
+    assert (done.returncode == 0) == goes_back
+    assert (client.get_gallery(drinks).generation != last.published.generation) == goes_back
+
+
+def command(server: RunningServer, *arguments: str | Path, answers: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shitu_client", *map(str, arguments)],
+        input=answers,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"SHITU_SERVER": server.address, "COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+    )
+
+
+def test_a_build_says_all_that_failed_and_goes_on_where_it_was(both, folder, tmp_path):
+    (folder / "label 0" / "broken.jpg").write_bytes(product_picture(0)[:300])
+    (folder / "label 0" / "text.jpg").write_text("no picture")
+    (folder / "stray.jpg").write_bytes(product_picture(0))
+    errors = tmp_path / "errors.txt"
+    try:
+        output = shitu(both, "gallery", "build", "partly", folder, "--errors", errors, status=1)
+        assert "added 9 pictures" in output
+        assert "3 failed" in output
+        lines = dict(line.split("\t") for line in errors.read_text().splitlines())
+        assert set(lines) == {"stray.jpg", "label 0/broken.jpg", "label 0/text.jpg"}
+        (folder / "label 0" / "broken.jpg").write_bytes(product_picture(0, 7))
+        for name in ("label 0/text.jpg", "stray.jpg"):
+            (folder / name).unlink()
+        output = shitu(both, "gallery", "build", "partly", folder)
+        assert "added 1 pictures" in output
+        assert "9 were there already" in output
+        assert "0 failed" in output
+    finally:
+        shitu(both, "gallery", "delete", "partly", "--yes")
+
+
+def test_a_label_file_with_faults_builds_the_rest(both, folder):
+    labels = folder / "labels.txt"
+    labels.write_text("label 0/0.jpg\tzero\nonlyapath\ngone.jpg\tzero\nlabel 1/0.jpg\tone\n")
+    try:
+        output = shitu(both, "gallery", "build", "listed", labels, status=1)
+        assert "added 2 pictures" in output
+        assert f"{labels}:2: expected `path<tab>label`" in output
+        assert f"gone.jpg: line 3: picture {folder / 'gone.jpg'} is missing" in output
+    finally:
+        shitu(both, "gallery", "delete", "listed", "--yes")
+
+
+def test_more_failures_than_are_shown(both, folder, tmp_path):
+    for number in range(30):
+        (folder / "label 0" / f"text {number}.jpg").write_text("no picture")
+    errors = tmp_path / "errors.txt"
+    try:
+        output = shitu(both, "gallery", "build", "many", folder, "--errors", errors, status=1)
+        assert f"... and 10 more; all of them are in {errors}" in output
+        assert output.count("[red]") == 0
+        assert len(errors.read_text().splitlines()) == 30
+    finally:
+        shitu(both, "gallery", "delete", "many", "--yes")
+
+
+def test_detected_parts_and_duplicates(both, client, tmp_path):
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "0.jpg").write_bytes(scene_picture())
+    (tmp_path / "shelf" / "1.jpg").write_bytes(scene_picture())
+    try:
+        output = shitu(both, "gallery", "build", "parts", tmp_path, "--detect", "--skip-duplicates")
+        assert "added 1 pictures" in output
+        assert "1 left out as duplicates" in output
+        again = shitu(both, "gallery", "build", "parts", tmp_path, "--detect", "--skip-duplicates")
+        assert "added 0 pictures" in again
+        # Whole, it is another picture.
+        assert "added 2 pictures" in shitu(both, "gallery", "build", "parts", tmp_path)
+        left = shitu(both, "gallery", "add", "parts", "shelf", tmp_path / "shelf" / "0.jpg", "--skip-duplicates")
+        assert "the picture is that of" in left
+        assert "added 0 of 1" in left
+    finally:
+        client.delete_gallery("parts")
+
+
+def test_a_killed_gallery_process_does_not_fail_a_build(both, client, tmp_path):
+    source = many_pictures(tmp_path / "many", 160)
+    with started(both, "gallery", "build", "killed", source, "--concurrency", "2") as building:
+        try:
+            for count in (10, 60):
+                wait_for_items(client, "killed", count)
+                (gallery,) = processes(both, "shitu_server", "gallery")
+                gallery.kill()
+            output, _ = building.communicate(timeout=120)
+            assert building.returncode == 0, output
+            assert "0 failed; it holds 160 items" in output
+        finally:
+            client.delete_gallery("killed")
+
+
+def test_an_interrupted_build_goes_on(both, client, tmp_path):
+    source = many_pictures(tmp_path / "many", 160)
+    try:
+        with started(both, "gallery", "build", "stopped", source, "--concurrency", "1") as building:
+            wait_for_items(client, "stopped", 20)
+            building.send_signal(signal.SIGINT)
+            output, _ = building.communicate(timeout=60)
+        assert building.returncode == 130
+        assert "interrupted; the same command again goes on" in output
+        assert "Traceback" not in output
+        there = client.get_gallery("stopped").item_count
+        assert 20 <= there < 160
+        output = shitu(both, "gallery", "build", "stopped", source)
+        assert f"added {160 - there} pictures" in output
+        assert f"{there} were there already" in output
+    finally:
+        client.delete_gallery("stopped")
+
+
+def many_pictures(folder: Path, count: int) -> Path:
+    for number in range(count):
+        (folder / f"label {number % 5}").mkdir(parents=True, exist_ok=True)
+        path = folder / f"label {number % 5}" / f"{number}.jpg"
+        # What follows a JPEG's end is no part of the picture: so many different files.
+        path.write_bytes(product_picture(number % 6, number % 4) + str(number).encode())
+    return folder
+
+
+def started(server: RunningServer, *arguments: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "SHITU_SERVER": server.address, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "shitu_client", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for_items(client: Client, name: str, count: int) -> None:
+    end_s = time.monotonic() + 60
+    while time.monotonic() < end_s:
+        if any(info.name == name and info.item_count >= count for info in client.list_galleries()):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"gallery {name} does not come to {count} items")
+
+
+def test_export_and_build_again(both, drinks, client, tmp_path):
+    labels, pictures = tmp_path / "labels.txt", tmp_path / "saved"
+    assert "wrote 9 items" in shitu(both, "gallery", "export", drinks, labels)
+    assert labels.read_text().splitlines()[0] == "label 0/0.jpg\tlabel 0"
+    assert "wrote 9 items" in shitu(both, "gallery", "export", drinks, labels, "--pictures", pictures)
+    try:
+        assert "added 9 pictures" in shitu(both, "gallery", "build", "copy", pictures)
+        assert [(item.id, item.label) for item in client.iterate_items("copy")] == [
+            (item.id, item.label) for item in client.iterate_items(drinks)
+        ]
+        shitu(both, "gallery", "build", "copy2", labels, "--root", pictures)
+        assert client.get_gallery("copy2").item_count == 9
+    finally:
+        for name in ("copy", "copy2"):
+            client.delete_gallery(name)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW32", "IVF"])
+def test_to_paddlex_and_back(both, drinks, client, tmp_path, kind):
+    target = tmp_path / "index"
+    assert "wrote 9 items" in shitu(both, "gallery", "export-paddlex", drinks, target, "--index-type", kind)
+    assert "expected a folder that is empty" in shitu(both, "gallery", "export-paddlex", drinks, target, status=1)
+    encoder = ("--encoder", "demo_rec")
+    try:
+        output = shitu(both, "gallery", "import-paddlex", "back", target, *encoder)
+        assert "9 items of PaddleX, 0 failed" in output
+        assert "shitu serve --profile paddlex" in output
+        for number, item in enumerate(client.iterate_items(drinks)):
+            copied = client.get_item("back", f"paddlex-{number}")
+            assert copied.label == item.label
+            np.testing.assert_allclose(copied.vector, client.get_item(drinks, item.id).vector, atol=1e-6)
+        # The gallery is bound to the served encoder, so that pictures are searched for.
+        assert client.search("back", product_picture(1), top_k=1)[0].label == "label 1"
+        assert "9 items of PaddleX" in shitu(both, "gallery", "import-paddlex", "back", target)
+        assert client.get_gallery("back").item_count == 9
+    finally:
+        client.delete_gallery("back")
+
+
+def test_imports_that_do_not_go_together(both, drinks, tmp_path):
+    vectors = np.eye(4, dtype=np.float32)
+    write_index(tmp_path / "index", list("abcd"), vectors, "L2", "Flat")
+    for options, said in {
+        ("other",): "expected --encoder",
+        ("other", "--encoder", "demo_rec"): "encoder demo_rec has vectors of length",
+        ("other", "--encoder", "nobody"): "expected an encoder that is served: demo_rec, second; got nobody",
+        (drinks,): "gallery drinks has vectors of length",
+        (drinks, "--encoder-fingerprint", "mine"): "bound to another encoder",
+        ("other", "--encoder", "a", "--encoder-fingerprint", "b"): "got both",
+    }.items():
+        name, *rest = options
+        assert said in shitu(both, "gallery", "import-paddlex", name, tmp_path / "index", *rest, status=1)
+    with Client(both.address) as client:
+        mine = ("--encoder-fingerprint", "mine")
+        assert "4 items of PaddleX" in shitu(both, "gallery", "import-paddlex", "mine", tmp_path / "index", *mine)
+        try:
+            assert client.get_gallery("mine").metric == "l2"
+            (found,) = client.search("mine", vectors[2], encoder_fingerprint="mine", top_k=1)
+            assert (found.label, found.score) == ("c", 1.0)
+        finally:
+            client.delete_gallery("mine")
+
+
+@pytest.mark.peer
+def test_paddlex_searches_an_exported_gallery_as_we_do(both, drinks, client, tmp_path):
+    python = peer_python("paddlex", "faiss")
+    shitu(both, "gallery", "export-paddlex", drinks, tmp_path / "index")
+    queries = np.stack([client.embed(product_picture(index, 5)).vectors[0] for index in range(3)])
+    np.save(tmp_path / "queries.npy", queries)
+    arguments = (tmp_path / "index", tmp_path / "queries.npy", "-1", "5", tmp_path / "out.json")
+    run_peer(python, "paddlex_index.py", "search", *arguments)
+    fingerprint = client.get_gallery(drinks).encoder_fingerprint
+    for query, theirs in zip(queries, json.loads((tmp_path / "out.json").read_text()), strict=True):
+        ours = client.search(drinks, query, encoder_fingerprint=fingerprint, top_k=5)
+        assert [match.label for match in ours] == theirs["label"]
+        np.testing.assert_allclose([match.score for match in ours], theirs["score"], atol=1e-5)
+    assert read_index(tmp_path / "index").metric == "IP"
