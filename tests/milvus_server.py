@@ -11,30 +11,26 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.conftest import REPOSITORY
 
 PYTHON = "SHITU_MILVUS_PYTHON"
 """Names the interpreter that has the package `milvus`; `make milvus` makes the one that is taken where it is unset."""
 START_TIMEOUT_S = 120
+TOKEN = "root:Milvus"
+"""Of every new Milvus."""
 _PORTS = (
-    *(
-        "proxy",
-        "proxy_internal",
-        "etcd",
-        "etcd_peer",
-        "root_coord",
-        "query_coord",
-        "query_node",
-        "index_coord",
-        "index_node",
-    ),
-    *("data_coord", "data_node", "metrics"),
+    *("proxy", "proxy_internal", "etcd", "etcd_peer", "root_coord", "query_coord", "query_node", "index_coord"),
+    *("index_node", "data_coord", "data_node", "metrics"),
 )
+_OPTIONS = {
+    "log.level": "warn",
+    "common.security.authorizationEnabled": "true",
+    # After a kill Milvus waits so many seconds for the process that is no more; 30 by default.
+    "common.session.ttl": "3",
+}
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -52,13 +48,14 @@ def milvus_python() -> Path:
 class MilvusServer:
     """One at a time, always on the same ports and data. It listens on all interfaces, as Milvus 2.3.5 cannot be told otherwise."""
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._python = milvus_python()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         ports = _free_ports(len(_PORTS))
         self._ports = {f"{name}_port": str(port) for name, port in zip(_PORTS, ports, strict=True)}
-        self._options = {**self._ports, "log.level": "warn", **(options or {})}
+        self._options = {**self._ports, **_OPTIONS}
+        self.token = TOKEN
         self.address = f"http://127.0.0.1:{self._ports['proxy_port']}"
         self.start()
         self.wait_until_serving()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.gallery_process import GalleryProcess
+from tests.milvus_server import MilvusServer
 
 from shitu_server.errors import (
     AlreadyExistsError,
@@ -76,15 +77,39 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GalleryProcess
     running.stop()
 
 
-@pytest.fixture(params=KINDS)
+@asynccontextmanager
+async def in_milvus(server: MilvusServer) -> AsyncIterator[Gallery]:
+    from shitu_server.gallery.milvus.gallery import MilvusGallery
+
+    gallery = MilvusGallery(server.address, token=server.token)
+    try:
+        yield gallery
+    finally:
+        await gallery.close()
+
+
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AbstractAsyncContextManager[Gallery]:
+    """Open galleries of the kind that a fixture is asked for."""
+    if request.param == "process":
+        return request.getfixturevalue("process").client()
+    return in_milvus(request.getfixturevalue("milvus")) if request.param == "milvus" else embedded(tmp_path)
+
+
+@asynccontextmanager
+async def with_drinks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gallery]:
+    async with opened(request, tmp_path) as gallery:
+        for left in (await gallery.list_galleries(1000, "")).entries:
+            await gallery.delete(left.name)
+        kind = KINDS.get(request.param, IndexKind.AUTO)
+        await gallery.create("drinks", ENCODER, DIMENSION, GalleryOptions(index_kind=kind, fields=FIELDS))
+        yield gallery
+
+
+@pytest.fixture(params=[*KINDS, pytest.param("milvus", marks=pytest.mark.milvus)])
 async def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gallery]:
     """One with an empty gallery named drinks, which declares some fields."""
-    shared = request.param == "process"
-    async with request.getfixturevalue("process").client() if shared else embedded(tmp_path) as opened:
-        for left in (await opened.list_galleries(1000, "")).entries:
-            await opened.delete(left.name)
-        await opened.create("drinks", ENCODER, DIMENSION, GalleryOptions(index_kind=KINDS[request.param], fields=FIELDS))
-        yield opened
+    async with with_drinks(request, tmp_path) as prepared:
+        yield prepared
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.contract.test_gallery import DIMENSION, ENCODER, FIELDS, KINDS, gallery, items, process, vectors
+from tests.contract.test_gallery import DIMENSION, ENCODER, FIELDS, KINDS, items, process, vectors, with_drinks
 
 from shitu_server.errors import (
     AlreadyExistsError,
@@ -20,11 +21,18 @@ from shitu_server.errors import (
 from shitu_server.filters import Eq
 from shitu_server.types import DraftItem, Gallery, Item, ItemUpdate, NewItem, SearchOptions
 
-__all__ = ["gallery", "process"]
+__all__ = ["process"]
 
 OTHER = "encoder-2"
 WIDTH = 8
 """Of the other encoder's vectors."""
+
+
+@pytest.fixture(params=KINDS)
+async def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gallery]:
+    """As of `test_gallery`, but not in Milvus, which has no generations."""
+    async with with_drinks(request, tmp_path) as prepared:
+        yield prepared
 
 
 def other_vector(item: Item | NewItem) -> np.ndarray:

@@ -110,7 +110,9 @@ class Machine:
         self.model.update(rows)
 
     def _relabel(self, items) -> None:
-        known = {name: self.model[name]._replace(label=v[0], price=v[1]) for name, v in items.items() if name in self.model}
+        known = {
+            name: self.model[name]._replace(label=v[0], price=v[1]) for name, v in items.items() if name in self.model
+        }
         self.index.relabel([entry(name, row) for name, row in known.items()])
         self.model.update(known)
 

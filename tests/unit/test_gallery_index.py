@@ -192,7 +192,10 @@ def test_rows_that_are_far_away_are_found_where_only_they_are_allowed(kind: Inde
     index = indexed(kind, rows)
     index.relabel([Entry(i, str(i), "far", "{}") for i in range(3000, 4000)])
     found = index.snapshot().search(rows[:20], 10, Eq("label", "far"))
-    assert recall([[f.entry.row_id - 3000 for f in hits] for hits in found], nearest_rows(rows[3000:], rows[:20], 10)) > 0.99
+    assert (
+        recall([[f.entry.row_id - 3000 for f in hits] for hits in found], nearest_rows(rows[3000:], rows[:20], 10))
+        > 0.99
+    )
 
 
 @pytest.mark.parametrize("kind", INDEXED)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shitu_server.gallery.calibration import widths_for
 from shitu_server.gallery.exact import NO_PLACE, Places, by_chunk
+from shitu_server.gallery.nearest import NearestRows
 from shitu_server.gallery.neighbours import (
     GONE,
     KINDS,
-    BuildCancelledError,
     FaissNeighbours,
+    Indexed,
     Neighbours,
     Origin,
     scale_for,
@@ -24,24 +25,10 @@ from shitu_server.gallery.neighbours import (
 from shitu_server.gallery.rows import Rows, RowsView
 from shitu_server.types import IndexKind, Metric, Vectors
 
-__all__ = ["BuildCancelledError", "BuildJob", "Indexed"]
-
 BATCH_ROWS: Final = 4096
 """Rows that FAISS takes at once: HNSW prepares a lock for each row of the graph every time, 3 ms for a million."""
 SCALE_ROWS: Final = 4096
 SEED: Final = 1
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """Graph or lists, and which of their rows still live."""
-
-    neighbours: Neighbours
-    places: Places
-    """int64 [m], of each position; of the dead it is of no use."""
-    alive: NDArray[np.bool_]
-    """bool [m]."""
-    alive_count: int
 
 
 class BuildJob:
@@ -72,6 +59,7 @@ class BuildJob:
         self.rows: Final = tuple(rows)
         """The chunks that `places` are in."""
         self._views: list[RowsView | None] = [None if one is None else one.view() for one in rows]
+        self._rows = NearestRows(self._views, chunk_rows, metric, None)
         self._extends = extends
         self._thread_count = thread_count
         self._cancelled = threading.Event()
@@ -91,20 +79,20 @@ class BuildJob:
         set_build_threads(self._thread_count)
         if self._extends is None:
             places = self._new_places(inside=True)
-            built: Neighbours = self._built(places)
+            built = self._built(places)
         else:
             fresh = self._new_places(inside=False)
             places = np.concatenate([np.where(self._extends.alive, self._extends.places, NO_PLACE), fresh])
             assert isinstance(self._extends.neighbours, FaissNeighbours)
             built = self._extends.neighbours.extended(self._row_ids(places), self._batches(fresh), self._cancelled)
         self.places = places
-        return built
+        return built.with_widths(widths_for(built, self._rows, places, self._cancelled))
 
-    def _built(self, places: Places) -> Neighbours:
+    def _built(self, places: Places) -> FaissNeighbours:
         kind = KINDS[self._kind]
         rng = np.random.default_rng(SEED)
         sample_count = max(kind.sample_count(len(places)), min(SCALE_ROWS, len(places)))
-        sample = self._vectors(np.sort(rng.choice(places, sample_count, replace=False)))
+        sample = self._rows.vectors(np.sort(rng.choice(places, sample_count, replace=False)))
         origin = Origin(
             self._metric,
             sample.shape[1],
@@ -134,9 +122,4 @@ class BuildJob:
 
     def _batches(self, places: Places) -> Iterator[Vectors]:
         for begin in range(0, len(places), BATCH_ROWS):
-            yield self._vectors(places[begin : begin + BATCH_ROWS])
-
-    def _vectors(self, places: Places) -> Vectors:
-        """Return the vectors of ascending places."""
-        parts = by_chunk(self._views, self._chunk_rows, places)
-        return np.concatenate([view.vectors.take(slots, axis=0) for view, slots in parts])
+            yield self._rows.vectors(places[begin : begin + BATCH_ROWS])

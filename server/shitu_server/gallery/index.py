@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shitu_server.gallery.building import BuildCancelledError, BuildJob, Indexed
+from shitu_server.gallery.building import BuildJob
 from shitu_server.gallery.columns import Schema
 from shitu_server.gallery.exact import NO_PLACE, Places, check_faiss_packages, prepare_faiss
 from shitu_server.gallery.limits import IndexOptions
-from shitu_server.gallery.neighbours import Neighbours
+from shitu_server.gallery.neighbours import BuildCancelledError, Indexed, Neighbours
 from shitu_server.gallery.rows import CHUNK_ROWS, FIRST_ROWS, Entry, Rows
 from shitu_server.gallery.snapshot import Found, IndexSnapshot
 from shitu_server.types import GalleryOptions, IndexKind, IndexStatus, Vectors

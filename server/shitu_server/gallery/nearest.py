@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_server.filters import Filter
-from shitu_server.gallery.building import Indexed
 from shitu_server.gallery.columns import Mask, Recent
-from shitu_server.gallery.exact import NO_PLACE, Candidates, Ranked, exact_us, merged, ranked, scan
-from shitu_server.gallery.neighbours import Bits, Neighbours
+from shitu_server.gallery.exact import NO_PLACE, Candidates, Places, Ranked, by_chunk, exact_us, merged, ranked, scan
+from shitu_server.gallery.neighbours import Bits, Indexed, Neighbours
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
 
@@ -49,7 +48,7 @@ class NearestRows:
         metric: Metric,
         indexed: Indexed | None,
         *,
-        prefer_indexed: bool,
+        prefer_indexed: bool = False,
     ) -> None:
         """Take what a snapshot consists of.
 
@@ -92,7 +91,7 @@ class NearestRows:
         while len(unsettled):
             parts = list(self._scanned(queries[unsettled], depth, allowed, copy=copy))
             candidates = merged(parts, depth)
-            best = self._ranked(queries[unsettled], candidates)
+            best = self.ranked(queries[unsettled], candidates.places)
             _store(result, unsettled, best)
             # An unseen row may be nearer, or as near and older.
             open_ = (best.scores[:, k - 1] <= candidates.bound) & (candidates.bound > -np.inf)
@@ -106,7 +105,7 @@ class NearestRows:
         result = _void(len(queries), k)
         unsettled = np.arange(len(queries))
         depth = k + SPARE_CANDIDATES
-        width = neighbours.width(depth, share) if share else 0
+        width = neighbours.width(k, share) if share else 0
         while len(unsettled):
             exact = self._is_exact_faster(len(unsettled), width, share, allowed.count, neighbours)
             if exact or not share or width > neighbours.count:
@@ -114,7 +113,8 @@ class NearestRows:
                 break
             found = self._indexed_candidates(queries[unsettled], depth, width, where, indexed)
             parts = [found, *self._scanned(queries[unsettled], depth, outside, copy=False)]
-            best = self._ranked(queries[unsettled], merged(parts, depth) if len(parts) > 1 else found)
+            candidates = merged(parts, depth) if len(parts) > 1 else found
+            best = self.ranked(queries[unsettled], candidates.places)
             _store(result, unsettled, best)
             unsettled, width = unsettled[result.places[unsettled, k - 1] == NO_PLACE], DEEPER * width
         return result
@@ -143,8 +143,14 @@ class NearestRows:
                 first_place = number * self.chunk_rows
                 yield scan(view, first_place, mask, count, queries, depth, self.metric, copy=copy)
 
-    def _ranked(self, queries: Vectors, candidates: Candidates) -> Ranked:
-        return ranked(self.views, self.chunk_rows, queries, candidates.places, self.metric)
+    def ranked(self, queries: Vectors, places: Places) -> Ranked:
+        """Return candidates with their exact scores, in order; see `exact.ranked`."""
+        return ranked(self.views, self.chunk_rows, queries, places, self.metric)
+
+    def vectors(self, places: Places) -> Vectors:
+        """Return the vectors of ascending places."""
+        parts = by_chunk(self.views, self.chunk_rows, places)
+        return np.concatenate([view.vectors.take(slots, axis=0) for view, slots in parts])
 
     def allowed(self, where: Filter | None) -> Allowed:
         """Return the living rows that a filter allows."""

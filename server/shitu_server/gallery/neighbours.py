@@ -12,7 +12,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
@@ -20,7 +20,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from shitu_server.gallery.exact import METRICS, Scores, nearly
+from shitu_server.gallery.exact import METRICS, Places, Scores, nearly
 from shitu_server.gallery.index_files import read_files, write_files
 from shitu_server.types import IndexKind, JsonValue, Metric, Vectors
 
@@ -35,6 +35,10 @@ GONE: Final = -1
 """Instead of the id of a row that died before the index was built or extended."""
 
 FP16_GREATEST: Final = 65504.0
+
+WIDTH_STEP: Final = 1.3
+SHARE_MARGIN: Final = 1.3
+"""Where one of ten rows is allowed, the tenth of them is about the hundredth of all, but not exactly."""
 
 
 class BuildCancelledError(Exception):
@@ -53,6 +57,20 @@ class Origin:
     """Vectors and queries are multiplied by it, a power of two: 16-bit numbers reach from 6e-8 to 65504 only."""
     trained_count: int
     """Rows that there were when the lists were made."""
+    widths: Mapping[int, int] = field(default_factory=dict)
+    """How widely one must look for the 10, 100 ... nearest, ascending; see `calibration`."""
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Graph or lists, and which of their rows still live."""
+
+    neighbours: Neighbours
+    places: Places
+    """int64 [m], of each position; of the dead it is of no use."""
+    alive: NDArray[np.bool_]
+    """bool [m]."""
+    alive_count: int
 
 
 class Neighbours(ABC):
@@ -71,12 +89,12 @@ class Neighbours(ABC):
         return len(self.origin.row_ids)
 
     @abstractmethod
-    def width(self, depth: int, share: float) -> int:
-        """Return how widely to look, so that of the `depth` nearest rows 99 of 100 are found.
+    def width(self, k: int, share: float) -> int:
+        """Return how widely to look, so that of the k nearest rows 99 of 100 are found.
 
         Args:
-            depth: candidates wanted of each query.
-            share: of the positions that may be found.
+            k: rows wanted of each query.
+            share: of the positions that may be found, over 0.
         """
 
     @abstractmethod
@@ -124,9 +142,32 @@ class Neighbours(ABC):
 class FaissNeighbours(Neighbours):
     """On a FAISS index that holds 16-bit copies of the vectors."""
 
+    LEAST_WIDTH: ClassVar[int]
+
     def __init__(self, origin: Origin, index: Any) -> None:
         super().__init__(origin)
         self._index = index
+
+    @property
+    @abstractmethod
+    def most_width(self) -> int:
+        """What is never looked beyond."""
+
+    def next_width(self, width: int) -> int:
+        """Return a somewhat greater width."""
+        return min(self.most_width, math.ceil(width * WIDTH_STEP))
+
+    def width(self, k: int, share: float) -> int:
+        """See `Neighbours`: the nearest of a share of the rows are spread over the nearest of all, that many times more."""
+        wanted = max(k if share == 1 else SHARE_MARGIN * k / share, 1)
+        depths = list(self.origin.widths) or [1]
+        widths = [self.origin.widths.get(depth, self.LEAST_WIDTH) for depth in depths]
+        width = float(np.exp(np.interp(math.log(wanted), np.log(depths), np.log(widths))))
+        return min(self.most_width, math.ceil(width * max(1.0, wanted / depths[-1])))
+
+    def with_widths(self, widths: Mapping[int, int]) -> FaissNeighbours:
+        """Return the same with other widths."""
+        return type(self)(replace(self.origin, widths=widths), self._index)
 
     @classmethod
     @abstractmethod
@@ -203,6 +244,7 @@ class FaissNeighbours(Neighbours):
             "count": self.count,
             "scale": origin.scale,
             "trained_count": origin.trained_count,
+            "widths": {str(depth): width for depth, width in origin.widths.items()},
         }
         writers = {
             "faiss": lambda path: faiss.write_index(self._index, str(path)),
@@ -218,12 +260,12 @@ class GraphNeighbours(FaissNeighbours):
 
     LINKS: Final = 32
     BUILD_WIDTH: Final = 128
-    LEAST_WIDTH: Final = 64
-    WIDTH_PER_CANDIDATE: Final = 3
+    LEAST_WIDTH: ClassVar[int] = 32
 
-    def width(self, depth: int, share: float) -> int:
-        """Return efSearch, see `Neighbours`."""
-        return max(self.LEAST_WIDTH, math.ceil(self.WIDTH_PER_CANDIDATE * depth / share))
+    @property
+    def most_width(self) -> int:
+        """Rows that are looked at: all. See `FaissNeighbours`."""
+        return self.count
 
     def cost_us(self, width: int, share: float) -> float:  # noqa: ARG002  # the graph is walked through all rows
         """See `Neighbours`."""
@@ -245,7 +287,7 @@ class ListNeighbours(FaissNeighbours):
 
     kind = IndexKind.IVF
 
-    LEAST_WIDTH: Final = 8
+    LEAST_WIDTH: ClassVar[int] = 2
     ROWS_PER_LIST: Final = 8
     """At least, where there are few rows."""
     SAMPLES_PER_LIST: Final = 64
@@ -254,6 +296,11 @@ class ListNeighbours(FaissNeighbours):
     def extends_to(self, count: int) -> bool:
         """See `Neighbours`: with twice as many rows the lists are too long, and their centroids no longer those of the rows."""
         return count < self.RETRAIN_GROWTH * self.origin.trained_count
+
+    @property
+    def most_width(self) -> int:
+        """Lists. See `FaissNeighbours`."""
+        return int(self._index.nlist)
 
     @classmethod
     def list_count(cls, count: int) -> int:
@@ -265,19 +312,9 @@ class ListNeighbours(FaissNeighbours):
         """See `FaissNeighbours`."""
         return min(count, cls.SAMPLES_PER_LIST * cls.list_count(count))
 
-    def width(self, depth: int, share: float) -> int:
-        """Return nprobe, see `Neighbours`."""
-        rows_per_list = self.count / self._list_count
-        wanted = math.ceil(self.LEAST_WIDTH / math.sqrt(share) + 4 * depth / (share * rows_per_list))
-        return min(self._list_count, wanted)
-
     def cost_us(self, width: int, share: float) -> float:
         """See `Neighbours`."""
-        return 0.01 * self._list_count + width * self.count / self._list_count * (0.005 + 0.045 * share)
-
-    @property
-    def _list_count(self) -> int:
-        return int(self._index.nlist)
+        return 0.01 * self.most_width + width * self.count / self.most_width * (0.005 + 0.045 * share)
 
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
@@ -343,7 +380,12 @@ def _loaded(folder: Path, name: str) -> tuple[Neighbours, Mapping[str, JsonValue
 def _parsed(content: Mapping[str, Any], paths: Mapping[str, Path]) -> Neighbours:
     row_ids = np.fromfile(paths["rows"], dtype="<i8").astype(np.int64)
     origin = Origin(
-        Metric(content["metric"]), content["dimension"], row_ids, content["scale"], content["trained_count"]
+        Metric(content["metric"]),
+        content["dimension"],
+        row_ids,
+        content["scale"],
+        content["trained_count"],
+        {int(depth): width for depth, width in content["widths"].items()},
     )
     index = faiss.read_index(str(paths["faiss"]))
     if not index.ntotal == len(row_ids) == content["count"] or index.d != origin.dimension:

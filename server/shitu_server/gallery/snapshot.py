@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from shitu_server.filters import Filter
-from shitu_server.gallery.building import Indexed
 from shitu_server.gallery.exact import NO_PLACE, Ranked
 from shitu_server.gallery.grouping import nearest_by_label
 from shitu_server.gallery.nearest import NearestRows
+from shitu_server.gallery.neighbours import Indexed
 from shitu_server.gallery.rows import Entry, RowsView, entries_of
 from shitu_server.types import Metric, Vectors
 
