@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from shitu_server.errors import UnavailableError
+from shitu_server.gallery.milvus.gallery import MilvusGallery
 from tests.conftest import REPOSITORY
 
 PYTHON = "SHITU_MILVUS_PYTHON"
@@ -89,6 +93,18 @@ class MilvusServer:
             time.sleep(0.1)
         self.kill()
         pytest.fail(f"Milvus did not start: {(self._folder / 'server.log').read_text()[-4000:]}")
+
+    async def wait_until_loaded(self, gallery: MilvusGallery) -> None:
+        """Until all galleries can be read, with all that was written before it was started."""
+        end_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                await gallery.list_galleries(1000, "")
+            except UnavailableError:
+                assert time.monotonic() < end_s, "Milvus did not load its collections"
+                await asyncio.sleep(0.2)
+            else:
+                return
 
 
 def _free_ports(count: int) -> list[int]:

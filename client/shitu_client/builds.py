@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from shitu_client.client import AsyncClient
-from shitu_client.deliveries import Delivery, DeliveryOptions
+from shitu_client.deliveries import Delivery, DeliveryOptions, reason_of
 from shitu_client.errors import AlreadyExistsError, FailedPreconditionError
 from shitu_client.items import AddOutcome, NewItem
 from shitu_client.patience import Patience
@@ -96,7 +96,7 @@ class _Build:
         self.outcome = BuildOutcome()
         self._reader = reader
         self._progress = progress
-        self._task = progress.add_task("adding", total=total)
+        self._task = progress.add_task("adding", total=total, note="")
 
     async def next_batch(self) -> Sequence[NewItem] | None:
         """Return what the gallery lacks of the next pictures; None after the last."""
@@ -114,15 +114,14 @@ class _Build:
         outcome.added_count += added.stored_count
         outcome.replaced_count += len(added.replaced_ids)
         outcome.duplicate_count += len(added.skipped)
-        outcome.failures.update({failure.id: failure.error.message for failure in added.failures})
+        outcome.failures.update({failure.id: reason_of(failure) for failure in added.failures})
         self._advance(added.stored_count + len(added.skipped) + len(added.failures))
 
     def _advance(self, count: int) -> None:
         present, failed = self.outcome.present_count, len(self.outcome.failures)
-        notes = [f"{present} there already"] if present else []
+        notes = [f"{present} there"] if present else []
         notes += [f"{failed} failed"] if failed else []
-        description = f"adding ({', '.join(notes)})" if notes else "adding"
-        self._progress.update(self._task, advance=count, description=description)
+        self._progress.update(self._task, advance=count, note=", ".join(notes))
 
 
 async def _opened(

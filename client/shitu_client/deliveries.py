@@ -84,6 +84,11 @@ class Delivery:
             self.stopped = f"nothing could be sent for {self._patience.limit_s:g} s: {error.message}"
 
 
+def reason_of(failure: ItemFailure) -> str:
+    """Return why an item failed, without its place in a request that nobody has seen."""
+    return failure.error.message.removeprefix(f"{failure.error.field}: ")
+
+
 async def _all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run works together; when one fails, the others end with it."""
     tasks = [asyncio.ensure_future(work) for work in works]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from shitu_client.client import AsyncClient
-from shitu_client.deliveries import Delivery, DeliveryOptions
+from shitu_client.deliveries import Delivery, DeliveryOptions, reason_of
 from shitu_client.errors import InputError, NotFoundError
 from shitu_client.gallery_results import GalleryInfo
 from shitu_client.items import MAX_VECTORS_PER_REQUEST, AddOutcome, NewItem
@@ -75,7 +75,7 @@ async def import_index(
 
         def report(added: AddOutcome) -> None:
             outcome.stored_count += added.stored_count
-            outcome.failures.update({failure.id: failure.error.message for failure in added.failures})
+            outcome.failures.update({failure.id: reason_of(failure) for failure in added.failures})
             progress.advance(task, added.stored_count + len(added.failures))
 
         await delivery.run(next_batch, report)

@@ -31,17 +31,31 @@ class _RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
 
 
+class _NoteColumn(ProgressColumn):
+    """What a task says in its field `note`, if anything."""
+
+    def render(self, task: Task) -> Text:
+        """Return the note."""
+        return Text(str(task.fields.get("note", "")))
+
+
 def progress_bar(console: Console, unit: str = "") -> Progress:
-    """Return a bar with count, time spent, time left and, for a unit, the rate; it vanishes when done."""
+    """Return a bar with count and time left; it vanishes when done. At 80 columns nothing of it is cut off.
+
+    Args:
+        console: where it is; one that is no terminal shows nothing.
+        unit: of the rate, which is shown in place of the time spent.
+    """
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        *([_RateColumn(unit)] if unit else []),
-        TimeElapsedColumn(),
+        _RateColumn(unit) if unit else TimeElapsedColumn(),
         TimeRemainingColumn(),
+        _NoteColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -55,4 +69,5 @@ def bytes_bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )

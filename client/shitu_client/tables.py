@@ -32,7 +32,9 @@ def print_line(console: Console, text: str) -> None:
 
 def print_galleries(console: Console, galleries: Sequence[GalleryInfo]) -> None:
     """Print one line for each gallery."""
-    table = Table(Column("gallery", overflow="fold"), "aliases", "items", "index", "encoder", "written")
+    table = Table(
+        Column("gallery", overflow="fold"), Column("aliases", overflow="fold"), "items", "index", "encoder", "written"
+    )
     for info in galleries:
         table.add_row(
             escape(info.name),
@@ -187,6 +189,7 @@ def as_json(info: GalleryInfo, page: ItemPage) -> str:
 
 
 def _facts(info: GalleryInfo) -> dict[str, str]:
+    held = "" if info.index.kind == "flat" else f" of {info.index.indexed_count} items"
     building = ", another is being built" if info.index.building else ""
     previous = f", before it {info.previous_generation}" if info.previous_generation else ""
     return {
@@ -194,7 +197,7 @@ def _facts(info: GalleryInfo) -> dict[str, str]:
         "items": str(info.item_count),
         "encoder": f"{info.encoder_fingerprint}, vectors of {info.dimension}",
         "metric": info.metric,
-        "index": f"{info.index_kind}: now {info.index.kind}, {info.index.indexed_count} items in it{building}",
+        "index": f"{info.index_kind}, now {info.index.kind}{held}{building}",
         "fields": ", ".join(f"{name} ({kind})" for name, kind in info.fields.items()),
         "generation": f"{info.generation}{previous}",
         "last write": str(info.sequence),
@@ -207,7 +210,8 @@ def _time_text(moment: datetime | None) -> str:
 
 
 def _metadata_text(metadata: Mapping[str, Any]) -> str:
-    return json.dumps(dict(metadata), ensure_ascii=False)[1:-1] if metadata else ""
+    # The wire has no order of keys.
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)[1:-1] if metadata else ""
 
 
 def _objects_table(outcome: RunOutcome) -> Table:

@@ -7,9 +7,9 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,11 +20,13 @@ from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.client import DEFAULT_MESSAGE_BYTES
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits, IndexOptions
+from shitu_server.gallery.replica import open_replica
 from shitu_server.rpc.drafts import GalleryDraftServicer
 from shitu_server.rpc.draining import DrainInterceptor
 from shitu_server.rpc.galleries import GalleryServicer
 from shitu_server.rpc.interceptors import ErrorInterceptor
 from shitu_server.rpc.item_sources import VectorItems
+from shitu_server.rpc.reading import ReadOnlyInterceptor
 from shitu_server.types import Gallery
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ async def serve_gallery(
     batching: BatchingOptions | None = None,
     tuning: IndexOptions | None = None,
     *,
+    snapshots: Sequence[Path] = (),
     max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
 ) -> None:
@@ -56,6 +59,7 @@ async def serve_gallery(
         limits: of what is stored and of what waits.
         batching: of searches.
         tuning: of indexes.
+        snapshots: where there are any, galleries of these files are served, and nothing can be written.
         max_message_bytes: of a request and of a reply.
         drain_timeout_s: calls that are in flight longer are cancelled.
 
@@ -67,23 +71,42 @@ async def serve_gallery(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _claim_socket(address)
     limits = limits or GalleryLimits()
-    gallery = await EmbeddedGallery.open(data_dir, limits, batching, tuning)
-    try:
-        async with _listening(address, gallery, limits, max_message_bytes, drain_timeout_s):
+    opened = (
+        open_replica(snapshots, data_dir, limits, batching, tuning)
+        if snapshots
+        else _opened(data_dir, limits, batching, tuning)
+    )
+    async with opened as gallery:
+        interceptors = [ErrorInterceptor(), *([ReadOnlyInterceptor()] if snapshots else [])]
+        async with _listening(address, gallery, interceptors, limits, max_message_bytes, drain_timeout_s):
             _log.info("galleries of %s on %s", data_dir, address)
             await stop.wait()
             _log.info("draining")
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    data_dir: Path, limits: GalleryLimits, batching: BatchingOptions | None, tuning: IndexOptions | None
+) -> AsyncIterator[EmbeddedGallery]:
+    gallery = await EmbeddedGallery.open(data_dir, limits, batching, tuning)
+    try:
+        yield gallery
     finally:
         await gallery.close()
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    address: str, gallery: Gallery, limits: GalleryLimits, max_message_bytes: int, drain_timeout_s: float
+    address: str,
+    gallery: Gallery,
+    interceptors: Sequence[Any],
+    limits: GalleryLimits,
+    max_message_bytes: int,
+    drain_timeout_s: float,
 ) -> AsyncIterator[None]:
     draining = DrainInterceptor()
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(), draining],
+        interceptors=[*interceptors, draining],
         maximum_concurrent_rpcs=limits.calls_in_flight,
         options=(
             ("grpc.max_send_message_length", max_message_bytes),

@@ -28,7 +28,10 @@ def run_role(role: Role, settings: Settings) -> None:
     """
     if role is Role.GALLERY:
         _run_gallery(settings)
-    elif role is Role.GATEWAY:
+        return
+    if settings.snapshots:
+        raise ConfigurationError("snapshots: they are served by a gallery process alone; add --role gallery, or leave them out")
+    if role is Role.GATEWAY:
         _run_lone_gateway(settings)
     else:
         _run_all(settings)
@@ -99,6 +102,7 @@ def _run_gallery(settings: Settings) -> None:
             settings.gallery_address,
             settings.data_dir,
             batching=BatchingOptions(thread_count=threads),
+            snapshots=settings.snapshot_files,
             max_message_bytes=settings.max_message_bytes,
             drain_timeout_s=settings.drain_timeout_s,
         )

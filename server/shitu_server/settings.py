@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """How long the embedded Triton holds a request back to merge it with others."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
+    snapshots: str = ""
+    """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
 
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     def encoders(self) -> tuple[str, ...]:
         """The names in `encoder`."""
         return tuple(self.encoder.split(","))
+
+    @property
+    def snapshot_files(self) -> tuple[Path, ...]:
+        """The paths in `snapshots`."""
+        return tuple(Path(name.strip()) for name in self.snapshots.split(",") if name.strip())
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables from which a child process reads these same settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.conftest import RunningServer, start_server
 from tests.drawn import product_picture, scene_picture
@@ -21,7 +23,7 @@ from tests.e2e.test_serve import processes
 from tests.peer.interpreter import peer_python, run_peer
 from tests.placed_models import DEMO_WEIGHTS, demo_repository, place
 
-from shitu_client import Client
+from shitu_client import Client, UnavailableError
 from shitu_client.paddlex_index import read_index, write_index
 
 
@@ -79,12 +81,13 @@ def test_create_and_show(both, drinks):
     shown = shitu(both, "gallery", "show", drinks, "--limit", "4")
     for part in (
         "inner_product",
-        "flat: now flat",
+        "flat, now flat",
         "brand (string), price (number), sold (boolean)",
         "the first 4 items",
     ):
         assert part in shown
-    assert '"brand": "42", "price": 2.0' in shown
+    assert '"brand": "42"' in shown
+    assert '"price": 2.0' in shown
     told = json.loads(shitu(both, "gallery", "show", drinks, "--limit", "4", "--json"))
     assert told["gallery"]["item_count"] == 9
     assert told["gallery"]["fields"] == {"brand": "string", "price": "number", "sold": "boolean"}
@@ -318,16 +321,15 @@ def test_detected_parts_and_duplicates(both, client, tmp_path):
 def test_a_killed_gallery_process_does_not_fail_a_build(both, client, tmp_path):
     source = many_pictures(tmp_path / "many", 160)
     with started(both, "gallery", "build", "killed", source, "--concurrency", "2") as building:
-        try:
-            for count in (10, 60):
-                wait_for_items(client, "killed", count)
-                (gallery,) = processes(both, "shitu_server", "gallery")
-                gallery.kill()
-            output, _ = building.communicate(timeout=120)
-            assert building.returncode == 0, output
-            assert "0 failed; it holds 160 items" in output
-        finally:
-            client.delete_gallery("killed")
+        for count in (10, 60):
+            wait_for_items(client, "killed", count)
+            (gallery,) = processes(both, "shitu_server", "gallery")
+            gallery.kill()
+            psutil.wait_procs([gallery], timeout=5)
+        output, _ = building.communicate(timeout=120)
+    assert building.returncode == 0, output
+    assert "0 failed; it holds 160 items" in output
+    client.delete_gallery("killed")
 
 
 def test_an_interrupted_build_goes_on(both, client, tmp_path):
@@ -367,8 +369,9 @@ def started(server: RunningServer, *arguments: str | Path) -> subprocess.Popen[s
 def wait_for_items(client: Client, name: str, count: int) -> None:
     end_s = time.monotonic() + 60
     while time.monotonic() < end_s:
-        if any(info.name == name and info.item_count >= count for info in client.list_galleries()):
-            return
+        with contextlib.suppress(UnavailableError):
+            if any(info.name == name and info.item_count >= count for info in client.list_galleries()):
+                return
         time.sleep(0.02)
     pytest.fail(f"gallery {name} does not come to {count} items")
 

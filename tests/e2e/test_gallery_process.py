@@ -18,7 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.gallery_process import GalleryProcess
 
-from shitu_server.errors import InvalidArgumentError, OverloadedError, StorageError, UnavailableError
+from shitu_server.errors import (
+    InvalidArgumentError,
+    OverloadedError,
+    PreconditionError,
+    StorageError,
+    UnavailableError,
+)
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.schema import PAGE_SIZE_BYTES
 from shitu_server.gallery.store import FILE_NAME
@@ -32,8 +38,8 @@ def launch() -> Iterator[Callable[..., GalleryProcess]]:
     """Start processes that end with the test at the latest."""
     with contextlib.ExitStack() as ends:
 
-        def start(folder: Path, address: str = "") -> GalleryProcess:
-            process = GalleryProcess(folder, address)
+        def start(folder: Path, address: str = "", **variables: str) -> GalleryProcess:
+            process = GalleryProcess(folder, address, **variables)
             ends.callback(process.kill)
             return process
 
@@ -180,3 +186,42 @@ async def test_reflection_lists_the_services(launch, tmp_path: Path):
         replies = [reply async for reply in stub.ServerReflectionInfo(asked)]
     names = {service.name for service in replies[0].list_services_response.service}
     assert {"shitu.v1.GalleryService", "grpc.health.v1.Health"} <= names
+
+
+async def test_replica_serves_snapshots_and_takes_no_writes(launch, tmp_path: Path):
+    source = launch(tmp_path / "source")
+    files = []
+    async with source.client() as client:
+        for name in ("drinks", "tea"):
+            await client.create(name, "encoder", 128)
+            await client.add(name, [NewItem(f"{name}-{i}", "l", row) for i, row in enumerate(ROWS)], "encoder")
+            files.append(tmp_path / f"{name}.snapshot")
+            files[-1].write_bytes(b"".join([part async for part in client.snapshot(name)]))
+        found = await client.search("drinks", ROWS[:20], "encoder", SearchOptions(5))
+    replica = launch(tmp_path / "replica", SHITU_SNAPSHOTS=",".join(map(str, files)))
+    async with replica.client() as client:
+        assert [info.name for info in (await client.list_galleries(10, "")).entries] == ["drinks", "tea"]
+        assert (await client.search("drinks", ROWS[:20], "encoder", SearchOptions(5))).hits == found.hits
+        assert (await client.get_item("tea", "tea-7")).label == "l"
+        for write in (
+            client.create("beer", "encoder", 128),
+            client.add("tea", [NewItem("new", "l", ROWS[0])], "encoder"),
+            client.remove("tea", ["tea-1"]),
+            client.delete("tea"),
+            client.set_alias("current", "tea"),
+            client.begin_draft("tea", "other", 8),
+            client.restore("beer", parts([files[0].read_bytes()])),
+        ):
+            with pytest.raises(PreconditionError, match="takes no writes"):
+                await write
+    replica.kill()  # what it leaves behind is swept by the next one
+    replica.start(SHITU_SNAPSHOTS=str(files[1]))
+    async with replica.client() as client:
+        assert [info.name for info in (await client.list_galleries(10, "")).entries] == ["tea"]
+    assert len(list(replica.data_dir.iterdir())) == 1
+    replica.stop()
+    assert list(replica.data_dir.iterdir()) == []
+    files[0].write_bytes(files[0].read_bytes()[:-5])
+    for wrong in (files[0], tmp_path / "missing"):
+        replica.start(SHITU_SNAPSHOTS=str(wrong))
+        assert f"the snapshot {wrong} cannot be served" in replica.refusal()

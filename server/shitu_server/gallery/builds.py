@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shitu_server.gallery.index import BuildJob, Neighbours
+from shitu_server.gallery.index import BuildCancelledError, BuildJob, GalleryIndex, Neighbours
 from shitu_server.types import JsonValue
 
 _log = logging.getLogger(__name__)
@@ -23,13 +23,15 @@ FOLDER_NAME: Final = "indexes"
 class Built:
     """The end of a build."""
 
-    generation: int
+    index: GalleryIndex
+    """That wished for it."""
     neighbours: Neighbours | None
     """None where it failed."""
 
 
 @dataclass(frozen=True)
 class _Order:
+    index: GalleryIndex
     generation: int
     sequence: int
     job: BuildJob
@@ -89,7 +91,7 @@ class IndexFiles:
 
 
 class IndexBuilder:
-    """Builds in a thread of its own, which ends with the process: FAISS cannot be stopped in the middle of a build."""
+    """Builds in a thread of its own, which ends with the process: FAISS cannot be stopped in the middle of a batch of vectors."""
 
     def __init__(self, files: IndexFiles, on_built: Callable[[], None]) -> None:
         """`on_built` is called in that thread, after something was appended to `finished`."""
@@ -98,24 +100,40 @@ class IndexBuilder:
         self._on_built = on_built
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closing = False
+        self._unwanted: set[int] = set()
+        self._running: _Order | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, generation: int, sequence: int, job: BuildJob) -> None:
-        """Build when those before it are done."""
-        self._orders.put(_Order(generation, sequence, job))
+    def submit(self, index: GalleryIndex, generation: int, sequence: int, job: BuildJob) -> None:
+        """Build what an index wishes for when those before it are done."""
+        self._orders.put(_Order(index, generation, sequence, job))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gallery-builder", daemon=True)
             self._thread.start()
 
+    def cancel(self, generation: int) -> None:
+        """Stop what is being built for a generation that is no more, and begin nothing for it."""
+        self._unwanted.add(generation)
+        running = self._running
+        if running is not None and running.generation == generation:
+            running.job.cancel()
+
     def close(self) -> None:
-        """Begin nothing more."""
+        """Stop, and begin nothing more."""
         self._closing = True
+        running = self._running
+        if running is not None:
+            running.job.cancel()
         self._orders.put(None)
 
     def _run(self) -> None:
         while (order := self._orders.get()) is not None and not self._closing:
+            if order.generation in self._unwanted:
+                continue
+            self._running = order
             neighbours = self._built(order)
-            self.finished.append(Built(order.generation, neighbours))
+            self._running = None
+            self.finished.append(Built(order.index, neighbours))
             self._on_built()
             if neighbours is not None:
                 self._save(order, neighbours)
@@ -123,6 +141,8 @@ class IndexBuilder:
     def _built(self, order: _Order) -> Neighbours | None:
         try:
             return order.job.run()
+        except BuildCancelledError:
+            return None
         except Exception:  # noqa: BLE001  # whatever it is: every vector is compared until the next build
             _log.exception("the index of generation %d cannot be built", order.generation)
             return None

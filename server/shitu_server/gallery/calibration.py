@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shitu_server.gallery.exact import NO_PLACE, Places, Ranked
-from shitu_server.gallery.nearest import SPARE_CANDIDATES, NearestRows
-from shitu_server.gallery.neighbours import BuildCancelledError, FaissNeighbours, Positions
-from shitu_server.types import Vectors
+from shitu_server.gallery.exact import NO_PLACE, Places
+from shitu_server.gallery.nearest import NearestRows, reach_for
+from shitu_server.gallery.neighbours import BuildCancelledError, FaissNeighbours
+from shitu_server.types import Metric, Vectors
 
 DEPTHS: Final = (10, 100, 1000)
 SAMPLE_ROWS: Final = 256
 SAMPLES_AT_ONCE: Final = 64
 WANTED_RECALL: Final = 0.997
-"""Of the rows as queries. Measured on so few, and with others as queries, it may be less: 0.99 is promised."""
+"""Of the queries that are made up. Measured on so few, and for real ones, it may be less: 0.99 is promised."""
 TIE: Final = 1e-6
+"""Of rows so nearly equal any will do."""
 SEED: Final = 2
 
 
 def widths_for(
     neighbours: FaissNeighbours, rows: NearestRows, places: Places, cancelled: threading.Event
 ) -> Mapping[int, int]:
-    """Return for some numbers of nearest rows how widely one must look to find them; a few seconds for a million rows.
+    """Return how widely one must look for some reaches (`Neighbours.find`); it takes a few seconds for a million rows.
 
     Args:
         neighbours: just built.
@@ -35,33 +35,51 @@ def widths_for(
         cancelled: once set, BuildCancelledError is raised soon.
     """
     living = places[places != NO_PLACE]
-    rng = np.random.default_rng(SEED)
-    sample = np.sort(rng.choice(living, min(SAMPLE_ROWS, len(living)), replace=False))
-    parts = [sample[begin : begin + SAMPLES_AT_ONCE] for begin in range(0, len(sample), SAMPLES_AT_ONCE)]
-    deepest = min(DEPTHS[-1], len(living) - 1)
-    trials = [_Trial(neighbours, rows, places, part, deepest, cancelled) for part in parts]
+    deepest = min(DEPTHS[-1], len(living))
+    trials = [
+        _Trial(neighbours, rows, places, queries, deepest, cancelled)
+        for queries in _queries(neighbours, rows, places, living)
+    ]
+    wanted = WANTED_RECALL * sum(trial.query_count for trial in trials)
     widths: dict[int, int] = {}
     width = neighbours.LEAST_WIDTH
-    for depth in DEPTHS:
-        if depth > deepest:
-            break
-        while width < neighbours.most_width and sum(trial.found(depth, width) for trial in trials) < (
-            WANTED_RECALL * depth * len(sample)
-        ):
+    for depth in (depth for depth in DEPTHS if depth <= deepest):
+        while width < neighbours.most_width and sum(trial.found(depth, width) for trial in trials) < wanted * depth:
             width = neighbours.next_width(width)
-        widths[depth] = width
+        widths[trials[0].reach(depth)] = width
     return widths
 
 
+def _queries(neighbours: FaissNeighbours, rows: NearestRows, places: Places, living: Places) -> Iterator[Vectors]:
+    """Yield queries such as may come: as near to the rows as these are to one another, but none of them.
+
+    Rows themselves are found too easily. So each is moved by the difference of another row and its nearest.
+    """
+    rng = np.random.default_rng(SEED)
+    sample = np.sort(rng.choice(living, min(SAMPLE_ROWS, len(living)), replace=False))
+    for begin in range(0, len(sample), SAMPLES_AT_ONCE):
+        vectors = rows.vectors(sample[begin : begin + SAMPLES_AT_ONCE])
+        _, positions = neighbours.looked_up(vectors, 2, neighbours.LEAST_WIDTH)
+        nearest = np.where(positions[:, -1] < 0, NO_PLACE, places[positions[:, -1]])
+        order = np.argsort(nearest, kind="stable")
+        known = order[nearest[order] != NO_PLACE]
+        moved = vectors.copy()
+        if len(known):
+            moved[np.roll(known, 1)] += rows.vectors(nearest[known]) - vectors[known]
+        if rows.metric is Metric.INNER_PRODUCT:
+            moved /= np.linalg.norm(moved, axis=1, keepdims=True).clip(min=TIE)
+        yield moved
+
+
 class _Trial:
-    """Some rows as queries, and what is nearest to them."""
+    """Queries, and what is nearest to them."""
 
     def __init__(
         self,
         neighbours: FaissNeighbours,
         rows: NearestRows,
         places: Places,
-        sample: Places,
+        queries: Vectors,
         deepest: int,
         cancelled: threading.Event,
     ) -> None:
@@ -69,26 +87,27 @@ class _Trial:
         self._neighbours = neighbours
         self._rows = rows
         self._places = places
-        self._sample = sample
+        self._queries = queries
         self._cancelled = cancelled
-        self._queries: Vectors = rows.vectors(sample)
-        self._nearest: Ranked = rows.exactly_nearest(self._queries, deepest + 1, rows.allowed(None))
+        self._alive_share = np.count_nonzero(places != NO_PLACE) / len(places)
+        self._scores = rows.exactly_nearest(queries, deepest, rows.allowed(None)).scores
+
+    @property
+    def query_count(self) -> int:
+        """How many there are."""
+        return len(self._queries)
+
+    def reach(self, depth: int) -> int:
+        """Return how many rows to look at for so many living ones."""
+        return reach_for(depth, self._alive_share)
 
     def found(self, depth: int, width: int) -> int:
-        """Return how many of the nearest `depth` are found of each row, itself not counted, all together."""
+        """Return how many of the nearest `depth` are found of each query, all together."""
         _check(self._cancelled)
-        _, positions = self._neighbours.find(self._queries, depth + SPARE_CANDIDATES, width, self._selected())
-        places = np.where(positions < 0, NO_PLACE, self._places[positions])
-        found = self._rows.ranked(self._queries, places)
-        least = (
-            self._nearest.scores[:, depth, np.newaxis] - TIE
-        )  # with itself that is the last; of equal rows any will do
-        near = (found.scores >= least) & (found.places != NO_PLACE)
-        return int(np.minimum(np.count_nonzero(near, axis=1) - 1, depth).clip(min=0).sum())
-
-    def _selected(self) -> NDArray[np.uint8] | None:
-        alive = self._places != NO_PLACE
-        return None if alive.all() else np.packbits(alive, bitorder="little")
+        _, positions = self._neighbours.looked_up(self._queries, self.reach(depth), width)
+        found = self._rows.ranked(self._queries, np.where(positions < 0, NO_PLACE, self._places[positions]))
+        near = (found.scores >= self._scores[:, depth - 1, np.newaxis] - TIE) & (found.places != NO_PLACE)
+        return int(np.minimum(np.count_nonzero(near, axis=1), depth).sum())
 
 
 def _check(cancelled: threading.Event) -> None:

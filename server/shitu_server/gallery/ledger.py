@@ -153,13 +153,10 @@ class Ledger:
         """Take up what was built, and mend what could not follow."""
         while self._builder.finished:
             built = self._builder.finished.popleft()
-            index = self._indexes.get(built.generation)
-            if index is None:
-                continue  # deleted meanwhile
             if built.neighbours is None:
-                index.abandon()
+                built.index.abandon()
             else:
-                index.adopt(built.neighbours)
+                built.index.adopt(built.neighbours)
             self._outdated = True
         self._mend()
         if self._outdated or self._unseen:
@@ -242,9 +239,9 @@ class Ledger:
 
     def _order_build(self, row: GalleryRow) -> None:
         index = self._indexes.get(row.generation)
-        job = index.wish() if index is not None else None
-        if job is not None:
-            self._builder.submit(row.generation, row.sequence, job)
+        job = None if index is None else index.wish()
+        if index is not None and job is not None:
+            self._builder.submit(index, row.generation, row.sequence, job)
             self._outdated = True
 
     def _forget_retired(self) -> None:
@@ -264,6 +261,7 @@ class Ledger:
         )
 
     def _forget(self, generation: int) -> None:
+        self._builder.cancel(generation)
         self._indexes.pop(generation, None)
         self._stale.discard(generation)
         self._damage.pop(generation, None)

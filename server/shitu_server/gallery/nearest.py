@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 from shitu_server.filters import Filter
 from shitu_server.gallery.columns import Mask, Recent
 from shitu_server.gallery.exact import NO_PLACE, Candidates, Places, Ranked, by_chunk, exact_us, merged, ranked, scan
-from shitu_server.gallery.neighbours import Bits, Indexed, Neighbours
+from shitu_server.gallery.neighbours import Indexed
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
 
 SPARE_CANDIDATES: Final = 8
 """Candidates beyond those asked for, so that ties at the end are seen, and those that 16-bit copies put in a wrong order."""
+SPREAD: Final = 2.5
+"""Of so many standard deviations: with k = 10 about 2 of 100 queries must be searched again."""
+LEAST_SHARE: Final = 1e-9
 DEEPER: Final = 4
 """How many times as far a search looks that did not find enough."""
 
@@ -66,7 +70,7 @@ class NearestRows:
         self._prefer_indexed = prefer_indexed
         self._allowed_rows: Recent[Allowed] = Recent()
         self._outside_rows: Recent[Allowed] = Recent()
-        self._selections: Recent[Bits] = Recent()
+        self._eligible_positions: Recent[Mask] = Recent()
         self._row_count = sum(len(view.vectors) for view in views if view is not None)
 
     def nearest(self, queries: Vectors, k: int, where: Filter | None) -> Ranked:
@@ -99,40 +103,37 @@ class NearestRows:
         return result
 
     def _nearly_nearest(self, queries: Vectors, k: int, where: Filter | None, indexed: Indexed) -> Ranked:
-        neighbours = indexed.neighbours
         allowed, outside = self.allowed(where), self._outside(where)
-        share = (allowed.count - outside.count) / neighbours.count
+        inside_count = allowed.count - outside.count
         result = _void(len(queries), k)
         unsettled = np.arange(len(queries))
-        depth = k + SPARE_CANDIDATES
-        width = neighbours.width(k, share) if share else 0
+        reach = reach_for(k, inside_count / indexed.neighbours.count)
         while len(unsettled):
-            exact = self._is_exact_faster(len(unsettled), width, share, allowed.count, neighbours)
-            if exact or not share or width > neighbours.count:
+            if self._is_exact_better(len(unsettled), reach, allowed.count, indexed):
                 _store(result, unsettled, self.exactly_nearest(queries[unsettled], k, allowed))
                 break
-            found = self._indexed_candidates(queries[unsettled], depth, width, where, indexed)
-            parts = [found, *self._scanned(queries[unsettled], depth, outside, copy=False)]
-            candidates = merged(parts, depth) if len(parts) > 1 else found
-            best = self.ranked(queries[unsettled], candidates.places)
-            _store(result, unsettled, best)
-            unsettled, width = unsettled[result.places[unsettled, k - 1] == NO_PLACE], DEEPER * width
+            found = self._indexed_candidates(queries[unsettled], reach, where, indexed)
+            parts = [found, *self._scanned(queries[unsettled], k + SPARE_CANDIDATES, outside, copy=False)]
+            candidates = merged(parts, k + SPARE_CANDIDATES)
+            _store(result, unsettled, self.ranked(queries[unsettled], candidates.places))
+            # Of the nearest so many rows enough are allowed: then they are the nearest of those that are.
+            enough = np.count_nonzero(found.places != NO_PLACE, axis=1) >= min(k, inside_count)
+            unsettled, reach = unsettled[~enough], DEEPER * reach
         return result
 
-    def _is_exact_faster(
-        self, query_count: int, width: int, share: float, allowed_count: int, neighbours: Neighbours
-    ) -> bool:
+    def _is_exact_better(self, query_count: int, reach: int, allowed_count: int, indexed: Indexed) -> bool:
         if self._prefer_indexed:
-            return False
-        cost_us = neighbours.cost_us(width, share) * query_count
-        return cost_us > exact_us(self._row_count, allowed_count, query_count)
+            return reach > DEEPER * indexed.neighbours.count
+        cost_us = indexed.neighbours.cost_us(reach) * query_count
+        return reach > indexed.neighbours.count or cost_us > exact_us(self._row_count, allowed_count, query_count)
 
-    def _indexed_candidates(
-        self, queries: Vectors, depth: int, width: int, where: Filter | None, indexed: Indexed
-    ) -> Candidates:
-        scores, positions = indexed.neighbours.find(queries, depth, width, self._selected(where, indexed))
-        void = (positions < 0) | ~indexed.alive[positions]
+    def _indexed_candidates(self, queries: Vectors, reach: int, where: Filter | None, indexed: Indexed) -> Candidates:
+        scores, positions = indexed.neighbours.find(queries, reach)
         places = indexed.places[positions]
+        void = positions < 0
+        eligible = self._eligible(where, indexed)
+        if eligible is not None:
+            void |= ~eligible[positions]
         places[void], scores[void] = NO_PLACE, -np.inf
         anything, nothing = np.full(len(queries), np.inf), np.zeros(len(queries))
         return Candidates(scores, places, anything, nothing)
@@ -168,25 +169,32 @@ class NearestRows:
             self._outside_rows.put(where, outside)
         return outside
 
-    def _selected(self, where: Filter | None, indexed: Indexed) -> Bits | None:
-        """Return the positions that may be found, for `Neighbours.find`; None where all may."""
-        if where is None and indexed.alive_count == len(indexed.alive):
-            return None
-        bits = self._selections.get(where)
-        if bits is None:
-            bits = np.packbits(self._selection(where, indexed), bitorder="little")
-            self._selections.put(where, bits)
-        return bits
-
-    def _selection(self, where: Filter | None, indexed: Indexed) -> Mask:
+    def _eligible(self, where: Filter | None, indexed: Indexed) -> Mask | None:
+        """Return which positions of graph or lists a search may find, bool [m]; None where all."""
         if where is None:
-            return indexed.alive
-        by_place = np.zeros(len(self.views) * self.chunk_rows, dtype=np.bool_)
-        for number, (view, mask) in enumerate(zip(self.views, self.allowed(where).masks, strict=True)):
-            if view is not None:
-                begin = number * self.chunk_rows
-                by_place[begin : begin + len(view.vectors)] = True if mask is None else mask
-        return by_place[indexed.places] & indexed.alive
+            return None if indexed.alive_count == len(indexed.alive) else indexed.alive
+        eligible = self._eligible_positions.get(where)
+        if eligible is None:
+            by_place = np.zeros(len(self.views) * self.chunk_rows, dtype=np.bool_)
+            for number, (view, mask) in enumerate(zip(self.views, self.allowed(where).masks, strict=True)):
+                if view is not None:
+                    begin = number * self.chunk_rows
+                    by_place[begin : begin + len(view.vectors)] = True if mask is None else mask
+            eligible = by_place[indexed.places] & indexed.alive
+            self._eligible_positions.put(where, eligible)
+        return eligible
+
+
+def reach_for(k: int, share: float) -> int:
+    """Return how many of the nearest rows to look at, so that k of them are among a share of all; nearly always.
+
+    Args:
+        k: rows wanted.
+        share: of the rows, 0 to 1.
+    """
+    if share == 1:
+        return k + SPARE_CANDIDATES
+    return math.ceil((k + SPREAD * math.sqrt(k)) / max(share, LEAST_SHARE)) + SPARE_CANDIDATES
 
 
 def _filtered(views: Sequence[RowsView | None], masks: Sequence[Mask | None], where: Filter | None) -> Allowed:

@@ -1,8 +1,11 @@
 """Finding rows that may be the nearest without comparing all: a graph of neighbours (HNSW), or lists around centroids (IVF).
 
 Either is made of a fixed set of rows, its positions, and only generates candidates: what it finds is scored again from the float32
-rows. It is never changed while it can be searched, since FAISS segfaults then: taking rows in makes another. Rows that died stay in it
-and are passed over by a selector.
+rows. It is never changed while it can be searched, since FAISS segfaults then: taking rows in makes another. Rows that died stay in it.
+
+Nor are dead rows or those that a filter does not allow passed over inside (FAISS has selectors for that): who asks for more than he
+needs and drops them himself sees whether enough of the nearest were left. A selector fills up with allowed rows that happened to lie
+by the way, and nobody knows what nearer ones it missed: of rows that lie apart from the query it found 60 of 100.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ _log = logging.getLogger(__name__)
 faiss: Any = untyped_faiss  # its types name neither the Python forms of its constructors nor all of its classes
 
 Positions = NDArray[np.int64]
-Bits = NDArray[np.uint8]
 
 GONE: Final = -1
 """Instead of the id of a row that died before the index was built or extended."""
@@ -37,8 +39,6 @@ GONE: Final = -1
 FP16_GREATEST: Final = 65504.0
 
 WIDTH_STEP: Final = 1.3
-SHARE_MARGIN: Final = 1.3
-"""Where one of ten rows is allowed, the tenth of them is about the hundredth of all, but not exactly."""
 
 
 class BuildCancelledError(Exception):
@@ -58,7 +58,7 @@ class Origin:
     trained_count: int
     """Rows that there were when the lists were made."""
     widths: Mapping[int, int] = field(default_factory=dict)
-    """How widely one must look for the 10, 100 ... nearest, ascending; see `calibration`."""
+    """How widely one must look to find the nearest 10, 100 ..., ascending; see `calibration`."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,6 @@ class Neighbours(ABC):
     """Finds candidates among m rows. It does not change; any number of threads may search it, unless a subclass says otherwise."""
 
     kind: ClassVar[IndexKind]
-    selects: ClassVar[bool] = True
-    """Whether `find` can be told which positions to find; else it finds dead rows too."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin: Final = origin
@@ -89,30 +87,19 @@ class Neighbours(ABC):
         return len(self.origin.row_ids)
 
     @abstractmethod
-    def width(self, k: int, share: float) -> int:
-        """Return how widely to look, so that of the k nearest rows 99 of 100 are found.
-
-        Args:
-            k: rows wanted of each query.
-            share: of the positions that may be found, over 0.
-        """
+    def cost_us(self, reach: int) -> float:
+        """Return about how many microseconds `find` takes for a query of 512 numbers, see `exact.exact_us`."""
 
     @abstractmethod
-    def cost_us(self, width: int, share: float) -> float:
-        """Return about how many microseconds that takes for a query of 512 numbers, see `exact.exact_us`."""
-
-    @abstractmethod
-    def find(self, queries: Vectors, depth: int, width: int, selected: Bits | None) -> tuple[Scores, Positions]:
-        """Return candidates.
+    def find(self, queries: Vectors, reach: int) -> tuple[Scores, Positions]:
+        """Return the nearest rows, dead ones too; of 100 that should be among them 99 are.
 
         Args:
             queries: float32 [n, dimension].
-            depth: candidates wanted of each.
-            width: how widely to look.
-            selected: bits of the positions that may be found, the lowest of a byte first; all where None.
+            reach: rows wanted of each query.
 
         Returns:
-            Scores float32 [n, depth], nearly right; and positions int64 [n, depth], -1 where there are no more.
+            Scores float32 [n, reach or less], nearly right; and positions int64 of the same shape, -1 where there are no more.
         """
 
     def extends_to(self, count: int) -> bool:  # noqa: ARG002  # of subclasses
@@ -157,13 +144,27 @@ class FaissNeighbours(Neighbours):
         """Return a somewhat greater width."""
         return min(self.most_width, math.ceil(width * WIDTH_STEP))
 
-    def width(self, k: int, share: float) -> int:
-        """See `Neighbours`: the nearest of a share of the rows are spread over the nearest of all, that many times more."""
-        wanted = max(k if share == 1 else SHARE_MARGIN * k / share, 1)
-        depths = list(self.origin.widths) or [1]
-        widths = [self.origin.widths.get(depth, self.LEAST_WIDTH) for depth in depths]
-        width = float(np.exp(np.interp(math.log(wanted), np.log(depths), np.log(widths))))
-        return min(self.most_width, math.ceil(width * max(1.0, wanted / depths[-1])))
+    def width(self, reach: int) -> int:
+        """Return how widely to look, by what was measured for some reaches."""
+        reaches = list(self.origin.widths) or [1]
+        widths = [self.origin.widths.get(one, self.LEAST_WIDTH) for one in reaches]
+        width = float(np.exp(np.interp(math.log(reach), np.log(reaches), np.log(widths))))
+        return min(self.most_width, math.ceil(width * max(1.0, reach / reaches[-1])))
+
+    def find(self, queries: Vectors, reach: int) -> tuple[Scores, Positions]:
+        """See `Neighbours`."""
+        return self.looked_up(queries, reach, self.width(reach))
+
+    def looked_up(self, queries: Vectors, reach: int, width: int) -> tuple[Scores, Positions]:
+        """Return what `find` does, looking so widely."""
+        distances, positions = self._index.search(
+            _scaled(queries, self.origin), min(reach, self.count), params=self._parameters(width)
+        )
+        if self.origin.metric is Metric.L2:
+            scale = np.float32(self.origin.scale)
+            with np.errstate(over="ignore"):  # where there are no more
+                distances = distances / scale / scale
+        return nearly(distances, self.origin.metric), positions
 
     def with_widths(self, widths: Mapping[int, int]) -> FaissNeighbours:
         """Return the same with other widths."""
@@ -217,21 +218,8 @@ class FaissNeighbours(Neighbours):
         _add(index, origin, batches, cancelled)
         return type(self)(origin, index)
 
-    def find(self, queries: Vectors, depth: int, width: int, selected: Bits | None) -> tuple[Scores, Positions]:
-        """See `Neighbours`."""
-        selector = None if selected is None else faiss.IDSelectorBitmap(selected)
-        parameters = self._parameters(width, selector)
-        distances, positions = self._index.search(
-            _scaled(queries, self.origin), min(depth, self.count), params=parameters
-        )
-        if self.origin.metric is Metric.L2:
-            scale = np.float32(self.origin.scale)
-            with np.errstate(over="ignore"):  # where there are no more
-                distances = distances / scale / scale
-        return nearly(distances, self.origin.metric), positions
-
     @abstractmethod
-    def _parameters(self, width: int, selector: Any) -> Any: ...
+    def _parameters(self, width: int) -> Any: ...
 
     def save(self, folder: Path, name: str, stamp: Mapping[str, JsonValue]) -> None:
         """See `Neighbours`."""
@@ -267,9 +255,9 @@ class GraphNeighbours(FaissNeighbours):
         """Rows that are looked at: all. See `FaissNeighbours`."""
         return self.count
 
-    def cost_us(self, width: int, share: float) -> float:  # noqa: ARG002  # the graph is walked through all rows
+    def cost_us(self, reach: int) -> float:
         """See `Neighbours`."""
-        return 30 + 2.0 * width
+        return 30 + 2.0 * max(reach, self.width(reach))
 
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:  # noqa: ARG003  # nothing to train
@@ -278,8 +266,8 @@ class GraphNeighbours(FaissNeighbours):
         index.hnsw.efConstruction = cls.BUILD_WIDTH
         return index
 
-    def _parameters(self, width: int, selector: Any) -> Any:
-        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+    def _parameters(self, width: int) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=width)
 
 
 class ListNeighbours(FaissNeighbours):
@@ -312,9 +300,9 @@ class ListNeighbours(FaissNeighbours):
         """See `FaissNeighbours`."""
         return min(count, cls.SAMPLES_PER_LIST * cls.list_count(count))
 
-    def cost_us(self, width: int, share: float) -> float:
+    def cost_us(self, reach: int) -> float:
         """See `Neighbours`."""
-        return 0.01 * self.most_width + width * self.count / self.most_width * (0.005 + 0.045 * share)
+        return 0.01 * self.most_width + 0.05 * self.width(reach) * self.count / self.most_width
 
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
@@ -328,8 +316,8 @@ class ListNeighbours(FaissNeighbours):
         index.train(sample)
         return index
 
-    def _parameters(self, width: int, selector: Any) -> Any:
-        return faiss.SearchParametersIVF(nprobe=width, sel=selector)
+    def _parameters(self, width: int) -> Any:
+        return faiss.SearchParametersIVF(nprobe=width)
 
 
 KINDS: Final[Mapping[IndexKind, type[FaissNeighbours]]] = {

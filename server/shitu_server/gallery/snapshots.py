@@ -41,6 +41,8 @@ _FIELD: Final = "data"
 class SnapshotHeader:
     """The gallery that a file holds."""
 
+    name: str
+    """Of the gallery that it was made of."""
     encoder_fingerprint: str
     dimension: int
     options: GalleryOptions
@@ -213,7 +215,9 @@ def _header(header: pb.SnapshotHeader) -> SnapshotHeader:
         options = GalleryOptions(Metric(header.metric), IndexKind(header.index_kind), fields)
     except ValueError as error:
         raise _wrong(f"its header says {error}; a later version wrote it") from error
-    return SnapshotHeader(header.encoder_fingerprint, header.dimension, options, header.sequence, header.create_time_s)
+    return SnapshotHeader(
+        header.name, header.encoder_fingerprint, header.dimension, options, header.sequence, header.create_time_s
+    )
 
 
 def _restored(item: pb.SnapshotItem, dimension: int) -> RestoredItem:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -35,8 +33,6 @@ from shitu_server.wire.statuses import to_status
 DEFAULT_TOP_K: Final = 5
 INLINE_HITS: Final = 10
 """With 16 KiB of metadata each they take 24 ms to become messages; more are made beside the event loop."""
-UNREAD_S: Final = 10.0
-"""How long the rest of a file is read that is not wanted: about 5 GB on one host."""
 PART_BYTES: Final = 1024 * 1024
 """Of a snapshot in one message: clients take 4 MiB where nobody set more."""
 
@@ -185,12 +181,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             async for request in requests:
                 yield request.data
 
-        try:
-            info = await self._gallery.restore(first.gallery, content(), deadline_s=deadline_of(context))
-        except ShituError:
-            # A client that is in the middle of sending would be told "Internal error from Core" instead of this.
-            await _passed_over(requests, UNREAD_S)
-            raise
+        info = await self._gallery.restore(first.gallery, content(), deadline_s=deadline_of(context))
         return pb.RestoreResponse(gallery=gallery_message(info))
 
     async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedResponse]:  # noqa: N802
@@ -258,15 +249,6 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             except ShituError as error:
                 checked.append(error)
         return checked
-
-
-async def _passed_over(requests: AsyncIterator[pb.RestoreRequest], most_s: float) -> None:
-    async def read() -> None:
-        async for _ in requests:
-            pass
-
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(read(), most_s)
 
 
 def _add_response(ids: Sequence[str], items: Sequence[MaybeItem], result: AddResult) -> pb.AddItemsResponse:
