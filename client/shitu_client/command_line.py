@@ -70,7 +70,7 @@ def run(
         raise SystemExit(EXIT_FAILED) from error
     except KeyboardInterrupt as error:
         if interrupted:
-            err.print(interrupted, highlight=False)
+            err.print(escape(interrupted), highlight=False, soft_wrap=True)
         raise SystemExit(EXIT_INTERRUPTED) from error
 
 

@@ -25,6 +25,8 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_STALL_TIMEOUT_S: Final = 120.0
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_RETRY_BUFFER_BYTES: Final = 32 * 1024 * 1024
+"""What is larger is not repeated. gRPC's own limit is 256 KiB, which one photo exceeds; `items.chunked` makes requests of 16 MiB."""
 _FINISH_STALLS: Final = 10
 """How many times longer than between two messages the one reply to an upload is waited for: the server works on all of it, and
 has no way to tell how far it is."""
@@ -82,6 +84,7 @@ class Connection:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.service_config", _RETRIES),
+                ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
                 ("grpc.keepalive_time_ms", 30_000),
             ],
         )

@@ -57,6 +57,9 @@ def serve(
         Optional[list[Path]],
         typer.Option(help="Snapshot whose gallery a gallery process serves, read-only; may be given again for more."),
     ] = None,
+    milvus_address: Annotated[
+        Optional[str], typer.Option(help="http://host:port of a Milvus that keeps the galleries instead.")
+    ] = None,
     triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say more: log_level INFO, in all processes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 
 from rich.console import Console
@@ -27,8 +28,10 @@ def run_role(role: Role, settings: Settings) -> None:
         ConfigurationError: it cannot start with these settings or files.
     """
     if role is Role.GALLERY:
+        _check_no_milvus(settings)
         _run_gallery(settings)
         return
+    _check_milvus(settings)
     if settings.snapshots:
         raise ConfigurationError("snapshots: they are served by a gallery process alone; add --role gallery, or leave them out")
     if role is Role.GATEWAY:
@@ -76,7 +79,8 @@ def _run_lone_gateway(settings: Settings) -> None:
 def _run_gateway(settings: Settings) -> None:
     from shitu_server.app import Gateway  # noqa: PLC0415
 
-    for name, value in (("gallery_address", settings.gallery_address), ("triton_address", settings.triton_address)):
+    galleries = settings.gallery_address or settings.milvus_address
+    for name, value in (("gallery_address", galleries), ("triton_address", settings.triton_address)):
         if not value:
             raise ConfigurationError(
                 f"{name}: a gateway needs it; set SHITU_{name.upper()} or --{name.replace('_', '-')}"
@@ -107,6 +111,26 @@ def _run_gallery(settings: Settings) -> None:
             drain_timeout_s=settings.drain_timeout_s,
         )
     )
+
+
+def _check_milvus(settings: Settings) -> None:
+    if not settings.milvus_address:
+        return
+    if settings.gallery_address:
+        raise ConfigurationError(
+            f"milvus_address: galleries are kept in Milvus or by a gallery process, and {settings.gallery_address} is one; "
+            "leave out either --milvus-address or --gallery-address"
+        )
+    if importlib.util.find_spec("pymilvus") is None:
+        raise ConfigurationError("milvus_address: it needs the package pymilvus; pip install 'shitu[server,milvus]'")
+
+
+def _check_no_milvus(settings: Settings) -> None:
+    if settings.milvus_address:
+        raise ConfigurationError(
+            f"milvus_address: a gallery process keeps the galleries itself, got {settings.milvus_address}; leave it out, "
+            "gateways ask Milvus without one"
+        )
 
 
 def _check_triton_options(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -15,8 +16,10 @@ from shitu_models.repository import user_data_dir
 from shitu_models.specs import Profile
 from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
+from shitu_server.gallery.milvus.consistency import Consistency
 
 _PREFIX: Final = "SHITU_"
+_WEB_ADDRESS: Final = re.compile(r"https?://[^/\s]+:[0-9]+/?")
 
 
 class Role(str, Enum):
@@ -76,6 +79,12 @@ class Settings(BaseSettings):
     """How long the embedded Triton holds a request back to merge it with others."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
+    milvus_address: str = ""
+    """http://host:port or https://host:port of a Milvus that keeps the galleries instead of a gallery process."""
+    milvus_token: str = ""
+    """user:password, or an API key."""
+    milvus_consistency: Consistency = Consistency.BOUNDED
+    """Who waits until a write is seen by every search: each search (strong), or the write (bounded). The same at all gateways."""
     snapshots: str = ""
     """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
@@ -119,6 +128,13 @@ class Settings(BaseSettings):
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("expected one or more different names with commas between")
         return ",".join(names)
+
+    @field_validator("milvus_address")
+    @classmethod
+    def _web_address(cls, text: str) -> str:
+        if text and not _WEB_ADDRESS.fullmatch(text):
+            raise ValueError("expected http://host:port or https://host:port")
+        return text
 
     @property
     def encoders(self) -> tuple[str, ...]:

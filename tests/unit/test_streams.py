@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import grpc
 import pytest
-from tests.small_gallery import SmallGallery, serving
+from tests.small_gallery import SmallGallery, refuse, serving
 
 from shitu.v1 import gallery_pb2 as g
 from shitu.v1 import recognition_pb2 as r
-from shitu_client import AsyncClient, Client, DeadlineExceededError, InvalidArgumentError, ServerError
+from shitu_client import AsyncClient, Client, DeadlineExceededError, InvalidArgumentError, NewItem, ServerError
 from shitu_client.connection import _REPEATABLE, _RETRIES
 
 
@@ -120,6 +121,22 @@ async def test_the_blocking_client_iterates():
                 return counts, first.embedded_count
 
         assert await asyncio.to_thread(blocking) == ([0, 1, 2], 0)
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000, 16_000_000])
+async def test_a_large_request_is_repeated_too(size):
+    class Restarting(SmallGallery):
+        calls = 0
+
+        async def before_add(self, request, context):  # noqa: ARG002
+            self.calls += 1
+            if self.calls < 3:
+                await refuse(context, grpc.StatusCode.UNAVAILABLE, "restarting", 0.01)
+
+    gallery = Restarting()
+    async with serving(gallery) as client:
+        outcome = await client.add_items("a", [NewItem("x", "y", bytes(size))])
+    assert (outcome.added_ids, gallery.calls) == (("x",), 3)
 
 
 def test_every_method_that_may_be_repeated_is_there():

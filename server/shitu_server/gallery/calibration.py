@@ -13,9 +13,11 @@ from shitu_server.gallery.nearest import NearestRows, reach_for
 from shitu_server.gallery.neighbours import BuildCancelledError, FaissNeighbours
 from shitu_server.types import Metric, Vectors
 
-DEPTHS: Final = (10, 100, 1000)
-SAMPLE_ROWS: Final = 256
-SAMPLES_AT_ONCE: Final = 64
+PARTS_OF_DEPTH: Final = {10: 4, 100: 2, 1000: 1}
+"""For so many nearest rows the widths are measured, each with so many parts of the queries: more rows need fewer queries."""
+QUERIES_OF_PART: Final = 64
+LEAST_SHARE: Final = 10
+"""Not for more than one of so many rows: all are compared then."""
 WANTED_RECALL: Final = 0.997
 """Of the queries that are made up. Measured on so few, and for real ones, it may be less: 0.99 is promised."""
 TIE: Final = 1e-6
@@ -35,18 +37,20 @@ def widths_for(
         cancelled: once set, BuildCancelledError is raised soon.
     """
     living = places[places != NO_PLACE]
-    deepest = min(DEPTHS[-1], len(living))
+    deepest = min(len(living), max(min(PARTS_OF_DEPTH), len(living) // LEAST_SHARE), max(PARTS_OF_DEPTH))
     trials = [
         _Trial(neighbours, rows, places, queries, deepest, cancelled)
         for queries in _queries(neighbours, rows, places, living)
     ]
-    wanted = WANTED_RECALL * sum(trial.query_count for trial in trials)
     widths: dict[int, int] = {}
     width = neighbours.LEAST_WIDTH
-    for depth in (depth for depth in DEPTHS if depth <= deepest):
-        while width < neighbours.most_width and sum(trial.found(depth, width) for trial in trials) < wanted * depth:
-            width = neighbours.next_width(width)
-        widths[trials[0].reach(depth)] = width
+    for depth, part_count in PARTS_OF_DEPTH.items():
+        parts = trials[:part_count]
+        wanted = WANTED_RECALL * depth * sum(part.query_count for part in parts)
+        if depth <= deepest:
+            while width < neighbours.most_width and sum(part.found(depth, width) for part in parts) < wanted:
+                width = neighbours.next_width(width)
+            widths[parts[0].reach(depth)] = width
     return widths
 
 
@@ -56,9 +60,10 @@ def _queries(neighbours: FaissNeighbours, rows: NearestRows, places: Places, liv
     Rows themselves are found too easily. So each is moved by the difference of another row and its nearest.
     """
     rng = np.random.default_rng(SEED)
-    sample = np.sort(rng.choice(living, min(SAMPLE_ROWS, len(living)), replace=False))
-    for begin in range(0, len(sample), SAMPLES_AT_ONCE):
-        vectors = rows.vectors(sample[begin : begin + SAMPLES_AT_ONCE])
+    count = min(QUERIES_OF_PART * max(PARTS_OF_DEPTH.values()), len(living))
+    sample = rng.choice(living, count, replace=False)
+    for begin in range(0, count, QUERIES_OF_PART):
+        vectors = rows.vectors(np.sort(sample[begin : begin + QUERIES_OF_PART]))
         _, positions = neighbours.looked_up(vectors, 2, neighbours.LEAST_WIDTH)
         nearest = np.where(positions[:, -1] < 0, NO_PLACE, places[positions[:, -1]])
         order = np.argsort(nearest, kind="stable")

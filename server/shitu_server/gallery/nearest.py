@@ -122,10 +122,10 @@ class NearestRows:
         return result
 
     def _is_exact_better(self, query_count: int, reach: int, allowed_count: int, indexed: Indexed) -> bool:
-        if self._prefer_indexed:
-            return reach > DEEPER * indexed.neighbours.count
+        if reach > indexed.neighbours.count or self._prefer_indexed:
+            return reach > indexed.neighbours.count
         cost_us = indexed.neighbours.cost_us(reach) * query_count
-        return reach > indexed.neighbours.count or cost_us > exact_us(self._row_count, allowed_count, query_count)
+        return cost_us > exact_us(self._row_count, allowed_count, query_count)
 
     def _indexed_candidates(self, queries: Vectors, reach: int, where: Filter | None, indexed: Indexed) -> Candidates:
         scores, positions = indexed.neighbours.find(queries, reach)

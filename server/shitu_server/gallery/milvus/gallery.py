@@ -23,9 +23,10 @@ from shitu_server.gallery.checks import (
 )
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.milvus.catalogue import Bound, MilvusCatalogue
+from shitu_server.gallery.milvus.consistency import Consistency
 from shitu_server.gallery.milvus.expressions import ID, among, both, expression, literal
 from shitu_server.gallery.milvus.items import Items
-from shitu_server.gallery.milvus.moments import Consistency, Moments, WriteOrder
+from shitu_server.gallery.milvus.moments import Moments, WriteOrder
 from shitu_server.gallery.milvus.rows import LABEL
 from shitu_server.gallery.milvus.rpc import MilvusConnection
 from shitu_server.gallery.milvus.searching import Search

@@ -16,23 +16,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Collection, Hashable
-from enum import Enum
 from typing import Final
 
 from shitu_server.errors import DeadlineExceededError
+from shitu_server.gallery.milvus.consistency import Consistency
 from shitu_server.gallery.milvus.rpc import LOGICAL_BITS, MilvusConnection
 
 BOUND_S: Final = 0.5
 """Milvus is seldom further behind; of reads that name a moment 0.3 s ago, one in twenty had to wait."""
 _BOUND: Final = int(BOUND_S * 1000) << LOGICAL_BITS
 _REMEMBERED_S: Final = 4 * BOUND_S
-
-
-class Consistency(str, Enum):
-    """Who waits until a write is seen by every search."""
-
-    STRONG = "strong"
-    BOUNDED = "bounded"
 
 
 class Moments:
