@@ -86,7 +86,9 @@ class Workload:
     async def prepare(self) -> None:
         options = GalleryOptions(index_kind=IndexKind.HNSW)
         await self.client.create(GALLERY, "encoder-a", DIMENSIONS["encoder-a"], options)
-        await self.client.create("spare", "encoder-a", DIMENSIONS["encoder-a"], GalleryOptions(index_kind=IndexKind.IVF))
+        await self.client.create(
+            "spare", "encoder-a", DIMENSIONS["encoder-a"], GalleryOptions(index_kind=IndexKind.IVF)
+        )
         await self.client.set_alias("current", GALLERY)
 
     async def run(self, writers: int = 4) -> None:

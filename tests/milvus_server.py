@@ -76,6 +76,13 @@ class MilvusServer:
                 start_new_session=True,
             )
 
+    def pause(self) -> None:
+        """Let it neither answer nor refuse; for less than a second, or it ends."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shitu_server.settings import Settings
+from shitu_server.settings import MilvusConsistency, Settings
 from shitu_server.types import Gallery
 
 
@@ -27,7 +27,9 @@ def connected(settings: Settings) -> ConnectedGallery:
         from shitu_server.gallery.milvus.gallery import MilvusGallery  # noqa: PLC0415
 
         return MilvusGallery(
-            settings.milvus_address, token=settings.milvus_token, consistency=settings.milvus_consistency
+            settings.milvus_address,
+            token=settings.milvus_token,
+            searches_wait=settings.milvus_consistency is MilvusConsistency.STRONG,
         )
     from shitu_server.gallery.client import GalleryClient  # noqa: PLC0415
 

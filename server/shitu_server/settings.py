@@ -16,7 +16,6 @@ from shitu_models.repository import user_data_dir
 from shitu_models.specs import Profile
 from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
-from shitu_server.gallery.milvus.consistency import Consistency
 
 _PREFIX: Final = "SHITU_"
 _WEB_ADDRESS: Final = re.compile(r"https?://[^/\s]+:[0-9]+/?")
@@ -28,6 +27,15 @@ class Role(str, Enum):
     ALL = "all"
     GATEWAY = "gateway"
     GALLERY = "gallery"
+
+
+class MilvusConsistency(str, Enum):
+    """Who waits until a write is seen by every search."""
+
+    STRONG = "strong"
+    """Searches, about 0.2 s each."""
+    BOUNDED = "bounded"
+    """Writes, 0.5 s each."""
 
 
 class LogLevel(str, Enum):
@@ -83,8 +91,8 @@ class Settings(BaseSettings):
     """http://host:port or https://host:port of a Milvus that keeps the galleries instead of a gallery process."""
     milvus_token: str = ""
     """user:password, or an API key."""
-    milvus_consistency: Consistency = Consistency.BOUNDED
-    """Who waits until a write is seen by every search: each search (strong), or the write (bounded). The same at all gateways."""
+    milvus_consistency: MilvusConsistency = MilvusConsistency.BOUNDED
+    """Who waits until a write is seen by every search; the same at all gateways."""
     snapshots: str = ""
     """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""

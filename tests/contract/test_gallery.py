@@ -433,7 +433,13 @@ async def test_field_that_cannot_be_declared(gallery: Gallery, name: str):
 
 @pytest.mark.parametrize(
     ("metadata", "field"),
-    [({"n": "1"}, "n"), ({"n": True}, "n"), ({"brand": 1}, "brand"), ({"new": None}, "new"), ({"brand": ["x"]}, "brand")],
+    [
+        ({"n": "1"}, "n"),
+        ({"n": True}, "n"),
+        ({"brand": 1}, "brand"),
+        ({"new": None}, "new"),
+        ({"brand": ["x"]}, "brand"),
+    ],
 )
 async def test_declared_field_of_another_type(gallery: Gallery, metadata: dict, field: str):
     with pytest.raises(InvalidArgumentError) as caught:

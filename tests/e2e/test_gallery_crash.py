@@ -53,7 +53,9 @@ async def crash_again_and_again(folder: Path, kills: int, seed: int) -> None:
     finally:
         process.kill()
     book = workload.book
-    summary = f"{kills} kills ({dict(ends)}), acknowledged {dict(book.acknowledged)}, {book.unanswered} calls unanswered"
+    summary = (
+        f"{kills} kills ({dict(ends)}), acknowledged {dict(book.acknowledged)}, {book.unanswered} calls unanswered"
+    )
     _log.warning("%s, of which %d were done; %d items at the end", summary, book.unanswered_kept, len(book.kept))
     assert book.acknowledged.total() > 3 * kills
     assert book.unanswered > kills // 2  # the kills did hit writes

@@ -112,7 +112,13 @@ async def test_another_encoder_is_published_under_load(server):
         new = await client.get_gallery("drinks")
         _log.warning(
             "%d items anew in %.1f s under %d searches (p50 %.0f ms, p99 %.0f ms); generations %s",
-            *(ITEMS, elapsed_s, len(seen.times_s), 1000 * np.median(seen.times_s), 1000 * np.quantile(seen.times_s, 0.99)),
+            *(
+                ITEMS,
+                elapsed_s,
+                len(seen.times_s),
+                1000 * np.median(seen.times_s),
+                1000 * np.quantile(seen.times_s, 0.99),
+            ),
             seen.encoders,
         )
         published = progress[-1].published

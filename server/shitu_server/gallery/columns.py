@@ -325,7 +325,7 @@ def _number(value: Scalar | None) -> float:
     try:
         return float(value)
     except OverflowError:  # a whole number of more than 308 digits
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _among(column: NDArray[Any], values: NDArray[Any]) -> Mask:

@@ -149,7 +149,7 @@ class FaissNeighbours(Neighbours):
         reaches = list(self.origin.widths) or [1]
         widths = [self.origin.widths.get(one, self.LEAST_WIDTH) for one in reaches]
         width = float(np.exp(np.interp(math.log(reach), np.log(reaches), np.log(widths))))
-        return min(self.most_width, math.ceil(width * max(1.0, reach / reaches[-1])))
+        return min(self.most_width, round(width * max(1.0, reach / reaches[-1])))
 
     def find(self, queries: Vectors, reach: int) -> tuple[Scores, Positions]:
         """See `Neighbours`."""

@@ -210,7 +210,7 @@ class MilvusCatalogue:
         await self._connection.write(method, request, deadline_s)
 
     async def _drop_quietly(self, collection: str) -> None:
-        with contextlib.suppress(ShituError, AbsentError):
+        with contextlib.suppress(ShituError):
             await self._drop(collection, time.monotonic() + UNDO_TIMEOUT_S)
 
     async def _drop(self, collection: str, deadline_s: float | None) -> None:

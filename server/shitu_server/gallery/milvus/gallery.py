@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from shitu_server.errors import InvalidArgumentError, NotFoundError, UnavailableError, UnsupportedError
+from shitu_server.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from shitu_server.filters import check_filter
 from shitu_server.gallery.checks import (
     NAME_PATTERN,
@@ -23,13 +23,13 @@ from shitu_server.gallery.checks import (
 )
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.milvus.catalogue import Bound, MilvusCatalogue
-from shitu_server.gallery.milvus.consistency import Consistency
 from shitu_server.gallery.milvus.expressions import ID, among, both, expression, literal
 from shitu_server.gallery.milvus.items import Items
 from shitu_server.gallery.milvus.moments import Moments, WriteOrder
 from shitu_server.gallery.milvus.rows import LABEL
 from shitu_server.gallery.milvus.rpc import MilvusConnection
 from shitu_server.gallery.milvus.searching import Search
+from shitu_server.gallery.milvus.unsupported import Unsupported
 from shitu_server.gallery.milvus.writing import Writing
 from shitu_server.gallery.parts import queries_per_part, search_in_parts
 from shitu_server.gallery.refusals import bad_page_token, no_item
@@ -37,8 +37,6 @@ from shitu_server.gallery.search_checks import check_search
 from shitu_server.types import (
     AddResult,
     Capabilities,
-    Draft,
-    DraftItem,
     GalleryInfo,
     GalleryOptions,
     GalleryState,
@@ -70,7 +68,7 @@ LOOK_UPS_AT_ONCE: Final = 16
 RETRY_AFTER_S: Final = 0.1
 
 
-class MilvusGallery:
+class MilvusGallery(Unsupported):
     """Implements `types.Gallery` over gRPC. A call while Milvus is down fails at once with UnavailableError.
 
     Writes of one process to the same item are done one after another. Of two gateways that change an item at the same time the later
@@ -82,7 +80,7 @@ class MilvusGallery:
         address: str,
         *,
         token: str = "",
-        consistency: Consistency = Consistency.BOUNDED,
+        searches_wait: bool = False,
         limits: GalleryLimits | None = None,
     ) -> None:
         """Connect at the first call, in the event loop that then runs.
@@ -90,7 +88,8 @@ class MilvusGallery:
         Args:
             address: http://host:port, or https://host:port.
             token: "user:password" or an API key; empty where Milvus asks for none.
-            consistency: who waits for a write to be seen by all; the same at all gateways.
+            searches_wait: until they see all writes, instead of the writes until all searches see them; see `moments`. The same
+                at all gateways.
             limits: of a call; how much is stored is Milvus' business.
 
         Raises:
@@ -99,7 +98,7 @@ class MilvusGallery:
         self._connection = MilvusConnection(address, token)
         self._limits = limits or GalleryLimits()
         self._catalogue = MilvusCatalogue(self._connection, self._limits)
-        self._moments = Moments(self._connection, consistency)
+        self._moments = Moments(self._connection, searches_wait=searches_wait)
         self._order = WriteOrder()
 
     async def close(self) -> None:
@@ -255,83 +254,6 @@ class MilvusGallery:
         most_hits = options.top_k * max(1, options.per_label)
         return await search_in_parts(search_part, kept, queries_per_part(self._limits, most_hits))
 
-    async def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncIterator[bytes]:  # noqa: ARG002
-        """Not kept: back Milvus up with its own tools."""
-        raise _unsupported("snapshots; back it up with milvus-backup")
-        yield b""
-
-    async def restore(
-        self,
-        name: str,  # noqa: ARG002
-        content: AsyncIterator[bytes],  # noqa: ARG002
-        *,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> GalleryInfo:
-        """Not kept: see `snapshot`."""
-        raise _unsupported("snapshots; restore it with milvus-backup, or add the items again")
-
-    async def begin_draft(
-        self,
-        name: str,  # noqa: ARG002
-        encoder_fingerprint: str,  # noqa: ARG002
-        dimension: int,  # noqa: ARG002
-        *,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> Draft:
-        """Milvus keeps no pictures to embed again."""
-        raise _no_drafts()
-
-    async def draft_changes(
-        self,
-        name: str,
-        draft: int,
-        most: int,
-        *,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> tuple[Item, ...]:
-        """See `begin_draft`."""
-        raise _no_drafts()
-
-    async def add_to_draft(
-        self,
-        name: str,
-        draft: int,
-        items: Sequence[DraftItem],
-        *,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> None:
-        """See `begin_draft`."""
-        raise _no_drafts()
-
-    async def hold_writes(
-        self,
-        name: str,
-        draft: int,
-        seconds: float,
-        *,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> None:
-        """See `begin_draft`."""
-        raise _no_drafts()
-
-    async def publish(self, name: str, draft: int, *, deadline_s: float | None = None) -> GalleryInfo:  # noqa: ARG002
-        """See `begin_draft`."""
-        raise _no_drafts()
-
-    async def discard_draft(self, name: str, draft: int, *, deadline_s: float | None = None) -> None:  # noqa: ARG002
-        """See `begin_draft`."""
-        raise _no_drafts()
-
-    async def rollback(
-        self,
-        name: str,
-        *,
-        discard_writes: bool = False,
-        deadline_s: float | None = None,  # noqa: ARG002
-    ) -> GalleryInfo:
-        """See `begin_draft`."""
-        raise _no_drafts()
-
     async def _info(self, bound: Bound, deadline_s: float | None) -> GalleryInfo:
         moment = await self._moments.of_read(deadline_s)
         count, index = await asyncio.gather(
@@ -368,11 +290,3 @@ def _decoded_token(token: str) -> str:
         return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
         raise bad_page_token() from error
-
-
-def _unsupported(what: str) -> UnsupportedError:
-    return UnsupportedError(f"galleries in Milvus have no {what}")
-
-
-def _no_drafts() -> UnsupportedError:
-    return _unsupported("pictures, so that they cannot be embedded anew; make another gallery and move an alias to it")

@@ -3,8 +3,8 @@
 Milvus answers a read as soon as it has consumed all writes up to a timestamp that the read names. It consumes them in steps of 0.2 s
 (`proxy.timeTickInterval`), so that a read which names the present waits for the next step. Who waits is a choice:
 
-STRONG: reads name the present and wait, 0.2 s each; writes return when Milvus has taken them.
-BOUNDED: reads name the moment `BOUND_S` ago, which is consumed already, and do not wait; a write returns when that moment has passed it.
+- Reads name the present and wait, 0.2 s each; writes return when Milvus has taken them.
+- Reads name the moment `BOUND_S` ago, which is consumed already, and do not wait; a write returns when that moment has passed it.
 
 Either way a write that was acknowledged is in every read that begins later, at whatever gateway, as long as all gateways have the
 same choice, and also after Milvus was started anew: then reads wait until it has caught up.
@@ -19,7 +19,6 @@ from collections.abc import AsyncGenerator, Collection, Hashable
 from typing import Final
 
 from shitu_server.errors import DeadlineExceededError
-from shitu_server.gallery.milvus.consistency import Consistency
 from shitu_server.gallery.milvus.rpc import LOGICAL_BITS, MilvusConnection
 
 BOUND_S: Final = 0.5
@@ -31,9 +30,9 @@ _REMEMBERED_S: Final = 4 * BOUND_S
 class Moments:
     """Timestamps for reads, and waiting after writes."""
 
-    def __init__(self, connection: MilvusConnection, consistency: Consistency) -> None:
+    def __init__(self, connection: MilvusConnection, *, searches_wait: bool) -> None:
         self._connection = connection
-        self._bound = _BOUND if consistency is Consistency.BOUNDED else 0
+        self._bound = 0 if searches_wait else _BOUND
 
     async def present(self, deadline_s: float | None) -> int:
         """Return a timestamp later than that of any write which was acknowledged."""

@@ -17,9 +17,11 @@ import grpc
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 
 from shitu_server.errors import (
+    AlreadyExistsError,
     ConfigurationError,
     DeadlineExceededError,
     InternalError,
+    NotFoundError,
     OverloadedError,
     ShituError,
     StorageError,
@@ -69,16 +71,25 @@ _TIMED_OUT: Final = 10001
 _UNKNOWN: Final = 65535
 
 
-class AbsentError(Exception):
-    """Milvus has no collection or alias of that name. It does not leave `gallery.milvus`."""
+class AbsentError(NotFoundError):
+    """Milvus has no collection or alias of that name. Callers say what it is of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("gallery", "", "the gallery was deleted during the call")
 
 
-class TakenError(Exception):
-    """Milvus has an alias of that name, of another collection. It does not leave `gallery.milvus`."""
+class TakenError(AlreadyExistsError):
+    """Milvus has an alias of that name, of another collection. Callers say what it is of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("gallery", "", "the name was taken during the call")
 
 
-class TooLargeError(Exception):
-    """The reply is over what Milvus sends. It does not leave `gallery.milvus`."""
+class TooLargeError(OverloadedError):
+    """The message is over what Milvus sends or takes. Callers say of what there is too much."""
+
+    def __init__(self) -> None:
+        super().__init__("the message is larger than Milvus takes, or it has more calls than it takes", RETRY_AFTER_S)
 
 
 class MilvusConnection:
@@ -155,9 +166,9 @@ class MilvusConnection:
         status = reply if isinstance(reply, common_pb2.Status) else reply.status
         code = status.code or (_UNKNOWN if status.error_code else 0)
         if code in _NOT_THERE:
-            raise AbsentError(status.reason)
+            raise AbsentError
         if code in _TAKEN:
-            raise TakenError(status.reason)
+            raise TakenError
         if code:
             _log.info("Milvus refuses %s: %d, %s", method, code, status.reason)
             raise self._refusal(code, status, method, ours=ours)
@@ -176,14 +187,14 @@ class MilvusConnection:
         _log.error("Milvus refuses %s: %d, %s", method, code, status.reason)
         return InternalError("Milvus refused a call; the server's log says why")
 
-    def _translated(self, error: grpc.RpcError, method: str, *, ours: bool) -> Exception:
+    def _translated(self, error: grpc.RpcError, method: str, *, ours: bool) -> ShituError:
         code = error.code()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._late(ours=ours)
         if code is grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(f"there is no Milvus at {self._address}, or its connection broke", RETRY_AFTER_S)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return TooLargeError(error.details())
+            return TooLargeError()
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return self._refused_token()
         _log.error("Milvus fails at %s: %s, %s", method, code, error.details())
