@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typing_extensions import Self
 
 from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc
+from shitu_client.call_endings import CallEnding
 from shitu_client.errors import DeadlineExceededError, error_of_call
 
 T = TypeVar("T")
@@ -30,8 +31,6 @@ _RETRY_BUFFER_BYTES: Final = 32 * 1024 * 1024
 _FINISH_STALLS: Final = 10
 """How many times longer than between two messages the one reply to an upload is waited for: the server works on all of it, and
 has no way to tell how far it is."""
-_SETTLING_STEPS: Final = 50
-_SETTLING_STEP_S: Final = 0.01
 _REPEATABLE: Final = {
     "shitu.v1.RecognitionService": ("Recognize", "BatchRecognize", "Detect", "Embed", "ListEncoders"),
     "shitu.v1.GalleryService": (
@@ -131,25 +130,22 @@ class Connection:
     async def _upload(self, method: Callable[..., Any], requests: AsyncGenerator[Any, None]) -> Any:
         """Stream to a call and return its reply; a call whose requests fail is cancelled."""
         call = method()
+        ending = CallEnding(call)
         try:
-            if not await self._send_all(call, requests):
-                await _settled(call)
+            await self._send_all(call, requests)
             return await self._within(_FINISH_STALLS * self._stall_timeout_s, call)
         except grpc.RpcError as error:
-            raise error_of_call(error, self._server) from error
+            raise error_of_call(await ending.of(error), self._server) from error
         finally:
             call.cancel()
 
-    async def _send_all(self, call: Any, requests: AsyncGenerator[Any, None]) -> bool:
-        """Return whether all could be sent: the server may end the call before."""
-        try:
+    async def _send_all(self, call: Any, requests: AsyncGenerator[Any, None]) -> None:
+        # The server may end the call before: then the call tells why.
+        with suppress(asyncio.InvalidStateError, grpc.RpcError):
             async with aclosing(requests):
                 async for request in requests:
                     await self._within(self._stall_timeout_s, call.write(request))
             await call.done_writing()
-        except (asyncio.InvalidStateError, grpc.RpcError):
-            return False
-        return True
 
     async def _within(self, limit_s: float, waited_for: Awaitable[T]) -> T:
         try:
@@ -158,19 +154,3 @@ class Connection:
             raise DeadlineExceededError(
                 f"{self._server}: no progress for {limit_s:g} s, so the call was given up"
             ) from error
-
-
-async def _settled(call: Any) -> None:
-    """Raise what the server ended a call with.
-
-    The write that meets the end fails with an INTERNAL of gRPC's own, which the call has for its status until, a moment later, that of
-    the server comes.
-    """
-    for _ in range(_SETTLING_STEPS):
-        if await call.code() != grpc.StatusCode.INTERNAL:
-            break
-        await asyncio.sleep(_SETTLING_STEP_S)
-    code = await call.code()
-    if code != grpc.StatusCode.OK:
-        trailing = await call.trailing_metadata() or grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, await call.details())

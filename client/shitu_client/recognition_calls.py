@@ -9,6 +9,7 @@ import grpc
 from typing_extensions import Unpack
 
 from shitu.v1 import recognition_pb2, types_pb2
+from shitu_client.call_endings import CallEnding
 from shitu_client.connection import Connection
 from shitu_client.errors import ShituClientError, error_of_call, error_of_status
 from shitu_client.filters import Condition
@@ -83,11 +84,13 @@ class RecognitionCalls(Connection):
             except Exception as error:  # noqa: BLE001  raised below
                 fault.append(error)
 
+        call = self._recognition.StreamRecognize(requests())
+        ending = CallEnding(call)
         try:
-            async for response in self._recognition.StreamRecognize(requests()):
+            async for response in call:
                 yield response.outcome.request_id, _recognition_or_error(response.outcome)
         except grpc.RpcError as error:
-            raise error_of_call(error, self._server) from error
+            raise error_of_call(await ending.of(error), self._server) from error
         if fault:
             raise fault[0]
 

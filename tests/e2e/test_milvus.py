@@ -15,7 +15,7 @@ from tests.milvus_server import MilvusServer
 
 from shitu_server.errors import DeadlineExceededError, NotFoundError, UnavailableError, UnsupportedError
 from shitu_server.gallery.milvus.gallery import MilvusGallery
-from shitu_server.types import IndexKind, Item, NewItem, SearchOptions
+from shitu_server.types import GalleryOptions, IndexKind, Item, NewItem, SearchOptions
 
 pytestmark = pytest.mark.milvus
 
@@ -110,7 +110,7 @@ def same(sent: NewItem, stored: Item) -> bool:
     return (stored.label, stored.metadata) == (sent.label, sent.metadata) and np.abs(stored.vector - unit).max() < 1e-6
 
 
-async def first_count(server: MilvusServer, gallery: MilvusGallery) -> int:
+async def first_count(gallery: MilvusGallery) -> int:
     """The number of items that is told first after a start."""
     end_s = time.monotonic() + 120
     while time.monotonic() < end_s:
@@ -157,7 +157,7 @@ async def test_nothing_acknowledged_is_lost_by_kills(mortal: MilvusServer):
             assert time.monotonic() - begin_s < 2
             mortal.start()
             # At a gateway that wrote nothing and so knows of nothing: reads wait until Milvus has caught up.
-            assert await first_count(mortal, other) >= len(writers.stored)
+            assert await first_count(other) >= len(writers.stored)
             await check_all(gallery, writers, checked)
         assert len(writers.stored) > 200
         assert writers.unsure
@@ -206,31 +206,28 @@ async def test_alias_moves_at_once_under_searches(milvus: MilvusServer, gallery:
         await gallery.create(name, ENCODER, DIMENSION)
         await gallery.add(name, [NewItem(f"{name} {i}", name, row) for i, row in enumerate(vectors(20))], ENCODER)
     await gallery.set_alias("current", "old")
+    moves, moving = 0, False
     seen: list[str] = []
-    moved = 0
 
     async def search(reader: MilvusGallery) -> None:
-        while len(seen) < 400 + moved:
-            settled = moved % 2 if moved else None
+        while moves < 20:
+            before = (moves, moving)
             found = await reader.search("current", vectors(3, 1), ENCODER, SearchOptions(20))
-            labels = {hit.label for hits in found.hits for hit in hits}
-            assert len(labels) == 1
             assert [len(hits) for hits in found.hits] == [20] * 3
-            seen.extend(labels)
-            if settled is not None and moved % 2 == settled and not moving:
-                assert labels == {"old" if settled == 0 else "new"}
+            (label,) = {hit.label for hits in found.hits for hit in hits}
+            if before == (moves, moving) == (moves, False):
+                assert label == ("new" if moves % 2 else "old")
+            seen.append(label)
 
-    moving = False
     async with connected(milvus) as one, connected(milvus) as other:
         tasks = [asyncio.create_task(search(reader)) for reader in (one, other, gallery)]
-        while not all(task.done() for task in tasks):
+        while moves < 20:
             moving = True
-            await gallery.set_alias("current", "old" if moved % 2 else "new")
-            moved += 1
-            moving = False
+            await gallery.set_alias("current", "old" if moves % 2 else "new")
+            moves, moving = moves + 1, False
             await asyncio.sleep(0.1)
         await asyncio.gather(*tasks)
-    assert set(seen) == {"old", "new"}
+    assert min(seen.count("old"), seen.count("new")) > 20
 
 
 async def test_deadline_is_kept_by_a_milvus_that_does_not_answer(mortal: MilvusServer):
@@ -268,8 +265,6 @@ async def test_wrong_token_is_told(milvus: MilvusServer):
 
 @pytest.mark.parametrize("kind", list(IndexKind))
 async def test_every_kind_of_index_is_built_and_searched(gallery: MilvusGallery, kind: IndexKind):
-    from shitu_server.types import GalleryOptions
-
     created = await gallery.create("drinks", ENCODER, DIMENSION, GalleryOptions(index_kind=kind))
     assert created.options.index_kind is kind
     rows = vectors(3000)
@@ -288,7 +283,7 @@ async def test_every_kind_of_index_is_built_and_searched(gallery: MilvusGallery,
 
 async def test_what_it_cannot_do_is_told(gallery: MilvusGallery):
     capabilities = await gallery.capabilities()
-    assert not (capabilities.snapshots or capabilities.reembedding or capabilities.thumbnails)
+    assert (capabilities.snapshots, capabilities.reembedding, capabilities.thumbnails) == (False,) * 3
     with pytest.raises(UnsupportedError, match="milvus-backup"):
         await anext(gallery.snapshot("drinks"))
     for call in (

@@ -60,6 +60,16 @@ def test_commands_and_options_of_the_models_page_are_there():
     assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
 
 
+def test_commands_and_options_of_the_galleries_page_are_there():
+    text = (ROOT / "docs" / "galleries.md").read_text()
+    registered = commands_of(client_commands, server_commands)
+    galleries = registered["gallery"].commands
+    assert set(re.findall(r"shitu gallery ([a-z-]+)", text)) <= set(galleries)
+    every = [*galleries.values(), registered["recognize"], registered["serve"]]
+    known = set().union(*map(options_of, every))
+    assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
+
+
 def test_the_tables_are_those_of_the_results():
     results = json.loads(docs_tables.RESULTS.read_text(encoding="utf-8"))
     text = docs_tables.DOCS.read_text(encoding="utf-8")

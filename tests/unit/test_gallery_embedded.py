@@ -11,8 +11,8 @@ import pytest
 from shitu_server.errors import ConfigurationError, OverloadedError, StorageError, UnavailableError
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.index import GalleryIndex
-from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.item_rows import ItemRows
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import NewItem, SearchOptions
 

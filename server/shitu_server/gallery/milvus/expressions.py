@@ -42,7 +42,7 @@ def number(value: float) -> float:
     try:
         wide = float(value)
     except OverflowError:  # a whole number of more than 308 digits
-        wide = math.copysign(math.inf, value)
+        wide = math.inf if value > 0 else -math.inf
     return wide if math.isnan(wide) else max(-sys.float_info.max, min(wide, sys.float_info.max))
 
 
