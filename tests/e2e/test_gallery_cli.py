@@ -224,6 +224,24 @@ def test_reembed_and_rollback(both, drinks, client, folder):
     assert client.get_gallery(drinks).item_count == 8
 
 
+def test_reembedding_that_was_left_goes_on(both, client, tmp_path):
+    source = many_pictures(tmp_path / "many", 160)
+    shitu(both, "gallery", "build", "long", source)
+    try:
+        before = client.get_gallery("long")
+        for step in client.reembed("long", encoder="second"):
+            left_at = step.embedded_count
+            if left_at >= 64:
+                break
+        assert client.get_gallery("long").generation == before.generation
+        steps = list(client.reembed("long", encoder="second"))
+        assert left_at <= steps[0].embedded_count < 160
+        assert steps[-1].published == client.get_gallery("long")
+        assert steps[-1].published.previous_generation == before.generation
+    finally:
+        client.delete_gallery("long")
+
+
 @pytest.mark.parametrize(
     ("answers", "asked", "goes_back"),
     [("n\n", "Go back?", False), ("y\nn\n", "without these writes?", False), ("y\ny\n", "without these writes?", True)],

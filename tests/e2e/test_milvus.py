@@ -11,8 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import start_server
+from tests.drawn import product_picture, products
 from tests.milvus_server import MilvusServer
 
+from shitu_client import Client
+from shitu_client import NewItem as NewClientItem
 from shitu_server.errors import DeadlineExceededError, NotFoundError, UnavailableError, UnsupportedError
 from shitu_server.gallery.milvus.gallery import MilvusGallery
 from shitu_server.types import GalleryOptions, IndexKind, Item, NewItem, SearchOptions
@@ -320,3 +324,23 @@ async def test_what_others_keep_in_milvus_is_left_alone(gallery: MilvusGallery):
     finally:
         drop = milvus_pb2.DropCollectionRequest(collection_name="theirs")
         await gallery._connection.write("DropCollection", drop, None)
+
+
+def test_gateways_keep_galleries_in_milvus(milvus: MilvusServer, tmp_path: Path):
+    options = ("--workers", "2", "--milvus-address", milvus.address)
+    server = start_server(tmp_path, *options, env={"SHITU_MILVUS_TOKEN": milvus.token})
+    try:
+        server.wait_until_serving()
+        with Client(server.address) as client:
+            client.create_gallery("served")
+            shown = products()[:4]
+            items = [NewClientItem(str(i), product.label, product_picture(i, 0)) for i, product in enumerate(shown)]
+            assert client.add_items("served", items).failures == ()
+            for i, product in enumerate(shown):
+                (found,) = client.recognize(product_picture(i, 0), "served", skip_detection=True).objects
+                assert (found.label, found.matches[0].item_id) == (product.label, str(i))
+            client.delete_gallery("served")
+        assert list(tmp_path.rglob("*.sqlite3")) == []
+    finally:
+        server.stop()
+    assert f"galleries in {milvus.address}" in server.log.read_text()

@@ -6,9 +6,9 @@ import importlib.metadata
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import faiss
+import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,15 +17,15 @@ from shitu_server.gallery.columns import Mask
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
 
+faiss: Any = untyped_faiss  # its types do not know what Python hands to pointers
+
 Scores = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 NO_PLACE: Final = -1
 SCORE_ERROR: Final = 2e-6
-"""Greatest difference between a score of FAISS (float32, its order depends on the batch) and the exact one, for vectors of length 1."""
-PAIRS_PER_BLOCK: Final = 2048
-"""Pairs of a query and a row that are scored at once; of 512 numbers they take 24 MB."""
-
+"""Greatest difference between a score of `scan`, whose order of additions depends on the batch, and the exact one, for vectors of
+length 1. The exact one is float32 too, but each pair is computed by itself, always in the same order; 512 numbers, 2e-8 off."""
 BLAS_THRESHOLD: Final = 4 * 512
 """FAISS compares it with queries * dimension; its own 128,000 keeps batches under 250 queries off sgemm, 4 to 8 times slower."""
 
@@ -179,7 +179,7 @@ def merged(parts: Sequence[Candidates], depth: int) -> Candidates:
 def ranked(
     views: Sequence[RowsView | None], chunk_rows: int, queries: Vectors, places: Places, metric: Metric
 ) -> Ranked:
-    """Score candidates in float64, each pair by itself, so that equal vectors have equal scores in every batch; then order them.
+    """Score candidates, each pair by itself, so that equal vectors have equal scores in every batch; then order them.
 
     Args:
         views: the chunks of a snapshot.
@@ -219,31 +219,31 @@ def scored_pairs(
     row_ids = np.full(len(places), np.iinfo(np.int64).max)
     order = np.argsort(places, kind="stable")
     order = order[np.searchsorted(places, 0, sorter=order) :]  # NO_PLACE stands before all places
-    queries64 = queries.astype(np.float64)
-    for begin in range(0, len(order), PAIRS_PER_BLOCK):
-        pairs = order[begin : begin + PAIRS_PER_BLOCK]
-        vectors, row_ids[pairs] = _picked(views, chunk_rows, places[pairs])
-        scores[pairs] = scored(vectors, queries64.take(numbers[pairs], axis=0), metric)
+    numbers = numbers[order]
+    distances = np.empty(len(order), dtype=np.float32)
+    begin = 0
+    for view, slots in by_chunk(views, chunk_rows, places[order]):
+        end = begin + len(slots)
+        _compare_pairs(queries, numbers[begin:end], view.vectors, slots, distances[begin:end], metric)
+        row_ids[order[begin:end]] = view.row_ids[slots]
+        begin = end
+    with np.errstate(over="ignore"):  # -inf then
+        scores[order] = nearly(distances, metric).clip(-1 if metric is Metric.INNER_PRODUCT else None, 1)
     return scores, row_ids
 
 
-def scored(vectors: Vectors, queries: NDArray[np.float64], metric: Metric) -> Scores:
-    """Return the score of each vector with the query beside it, float32 [n], computed in float64."""
-    if metric is Metric.INNER_PRODUCT:
-        exact = np.clip(np.einsum("ij,ij->i", vectors.astype(np.float64), queries), -1, 1)
-    else:
-        difference = vectors - queries
-        exact = 1 - np.einsum("ij,ij->i", difference, difference) / 2
-    with np.errstate(over="ignore"):  # -inf then
-        return np.asarray(exact, dtype=np.float32)
-
-
-def _picked(views: Sequence[RowsView | None], chunk_rows: int, places: Places) -> tuple[Vectors, NDArray[np.int64]]:
-    """Return vectors and ids of rows, float32 [n, dimension] and int64 [n]; the places are ascending."""
-    parts = [
-        (view.vectors.take(slots, axis=0), view.row_ids[slots]) for view, slots in by_chunk(views, chunk_rows, places)
-    ]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+def _compare_pairs(
+    queries: Vectors,
+    numbers: NDArray[np.int64],
+    vectors: Vectors,
+    slots: NDArray[np.int64],
+    distances: Scores,
+    metric: Metric,
+) -> None:
+    """Compute the distance of each pair by itself, so that it does not depend on the others."""
+    compare = faiss.pairwise_indexed_L2sqr if metric is Metric.L2 else faiss.pairwise_indexed_inner_product
+    pointers = map(faiss.swig_ptr, (queries, numbers, vectors, slots, distances))
+    compare(vectors.shape[1], len(slots), *pointers)
 
 
 def by_chunk(

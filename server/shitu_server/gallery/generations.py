@@ -24,14 +24,8 @@ class BeginDraft(Write[Draft]):
     dimension: int
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[Draft]:  # noqa: ARG002  # one signature for all
-        """Raises NotFoundError; PreconditionError where an item has no picture to be embedded anew."""
+        """Raises NotFoundError."""
         row = live(store, self.name)
-        missing = store.items.without_thumbnail(row.generation)
-        if missing:
-            raise PreconditionError(
-                f'{missing} of {row.item_count} items of gallery "{self.name}" came as vectors without a picture, which nothing '
-                "can embed anew; add them with pictures, or build another gallery and move an alias to it"
-            )
         draft = store.galleries.draft_of(self.name)
         gone: tuple[Touched, ...] = ()
         if draft is not None and not self._is_ours(draft, row):

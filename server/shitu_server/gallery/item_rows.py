@@ -152,14 +152,6 @@ class ItemRows:
         query = "SELECT row_id FROM items WHERE generation = ? AND sequence > ?"
         return [row[0] for row in self._connection.execute(query, (generation, sequence))]
 
-    def without_thumbnail(self, generation: int) -> int:
-        """Return how many items have no picture."""
-        query = (
-            "SELECT COUNT(*) FROM items WHERE generation = ? "
-            "AND NOT EXISTS (SELECT 1 FROM thumbnails WHERE thumbnails.row_id = items.row_id)"
-        )
-        return int(self._connection.execute(query, (generation,)).fetchone()[0])
-
     def vectors(self, gallery: GalleryRow) -> Iterator[VectorRows]:
         """Yield all rows of a generation, oldest first.
 

@@ -20,6 +20,8 @@ from shitu_server.types import Metric, Vectors
 
 SPARE_CANDIDATES: Final = 8
 """Candidates beyond those asked for, so that ties at the end are seen, and those that 16-bit copies put in a wrong order."""
+SPARE_INDEXED: Final = 4
+"""The same of graph or lists: 16-bit copies put those in a wrong order whose scores differ by less than 1e-5."""
 SPREAD: Final = 2.5
 """Of so many standard deviations: with k = 10 about 2 of 100 queries must be searched again."""
 LEAST_SHARE: Final = 1e-9
@@ -113,8 +115,8 @@ class NearestRows:
                 _store(result, unsettled, self.exactly_nearest(queries[unsettled], k, allowed))
                 break
             found = self._indexed_candidates(queries[unsettled], reach, where, indexed)
-            parts = [found, *self._scanned(queries[unsettled], k + SPARE_CANDIDATES, outside, copy=False)]
-            candidates = merged(parts, k + SPARE_CANDIDATES)
+            parts = [found, *self._scanned(queries[unsettled], k + SPARE_INDEXED, outside, copy=False)]
+            candidates = merged(parts, k + SPARE_INDEXED)
             _store(result, unsettled, self.ranked(queries[unsettled], candidates.places))
             # Of the nearest so many rows enough are allowed: then they are the nearest of those that are.
             enough = np.count_nonzero(found.places != NO_PLACE, axis=1) >= min(k, inside_count)
@@ -193,8 +195,8 @@ def reach_for(k: int, share: float) -> int:
         share: of the rows, 0 to 1.
     """
     if share == 1:
-        return k + SPARE_CANDIDATES
-    return math.ceil((k + SPREAD * math.sqrt(k)) / max(share, LEAST_SHARE)) + SPARE_CANDIDATES
+        return k + SPARE_INDEXED
+    return math.ceil((k + SPREAD * math.sqrt(k)) / max(share, LEAST_SHARE)) + SPARE_INDEXED
 
 
 def _filtered(views: Sequence[RowsView | None], masks: Sequence[Mask | None], where: Filter | None) -> Allowed:

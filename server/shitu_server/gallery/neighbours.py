@@ -275,7 +275,7 @@ class ListNeighbours(FaissNeighbours):
 
     kind = IndexKind.IVF
 
-    LEAST_WIDTH: ClassVar[int] = 2
+    LEAST_WIDTH: ClassVar[int] = 4
     ROWS_PER_LIST: Final = 8
     """At least, where there are few rows."""
     SAMPLES_PER_LIST: Final = 64

@@ -104,6 +104,14 @@ class StoreReader:
         )
         return DraftChanges(items, rows[-1][0] if rows else after_row_id, found[0][0] if found else 0)
 
+    def without_thumbnail(self, generation: int) -> int:
+        """Return how many items have no picture."""
+        query = (
+            "SELECT COUNT(*) FROM items WHERE generation = ? "
+            "AND NOT EXISTS (SELECT 1 FROM thumbnails WHERE thumbnails.row_id = items.row_id)"
+        )
+        return int(self._rows(query, (generation,))[0][0])
+
     @contextlib.contextmanager
     def _one_state(self) -> Iterator[None]:
         """What is read inside is of one moment."""

@@ -51,8 +51,15 @@ class Rebuilds:
         info = self._live(name).info
         check_text("encoder_fingerprint", encoder_fingerprint, self._limits.fingerprint_characters)
         check_range("dimension", dimension, self._limits.dimension)
+        generation = info.state.generation
+        missing = await self._reads.read(lambda reader: reader.without_thumbnail(generation), deadline_s)
+        if missing:
+            raise PreconditionError(
+                f'{missing} of {info.item_count} items of gallery "{name}" came as vectors without a picture, which nothing can embed '
+                "anew; add them with pictures, or build another gallery and move an alias to it"
+            )
         draft = await self._writer.write(BeginDraft(name, encoder_fingerprint, dimension), deadline_s)
-        progress = DraftProgress(info.state.generation, draft.generation)
+        progress = DraftProgress(generation, draft.generation)
         for generation, other in tuple(self._drafts.items()):
             if other.name == name:
                 del self._drafts[generation]

@@ -63,6 +63,7 @@ class IndexSnapshot:
         known = best.places != NO_PLACE
         numbers, slots = np.divmod(best.places[known], self._rows.chunk_rows)
         entries = entries_of(self._rows.views, numbers.tolist(), slots.tolist(), best.row_ids[known].tolist())
-        found = list(map(Found._make, zip(entries, best.scores[known].tolist(), strict=True)))
+        scores = best.scores[known].tolist()
+        found = [tuple.__new__(Found, one) for one in zip(entries, scores, strict=True)]
         ends = np.cumsum(np.count_nonzero(known, axis=1)).tolist()
         return [found[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
