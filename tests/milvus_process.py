@@ -6,13 +6,17 @@ ones were used a moment ago. Here this process becomes the server, so that a kil
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import milvus
+
+PR_SET_PDEATHSIG = 1
 
 
 class Config(milvus.MilvusServerConfig):
@@ -52,6 +56,7 @@ def main(folder: Path, options: dict[str, str]) -> None:
         "MILVUS_RUN_DIR": str(folder / "run"),
         "LD_LIBRARY_PATH": str(unpacked / "bin"),
     }
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the tests, however they end
     os.chdir(folder)
     os.execve(unpacked / "bin" / "milvus", ["milvus", "run", "standalone"], environment)
 

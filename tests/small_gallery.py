@@ -27,10 +27,14 @@ class SmallGallery(gallery_pb2_grpc.GalleryServiceServicer):
         self.requests: list[g.AddItemsRequest] = []
         self.snapshot_chunks: list[bytes | Exception | float] = []
         self.restored: list[g.RestoreRequest] = []
-        self.reembed_steps: list[g.ReembedResponse | float] = []
+        self.reembed_steps: list[g.ReembedResponse | Exception | float] = []
 
     async def before_add(self, request: g.AddItemsRequest, context) -> None:
         """Called before each AddItems."""
+
+    def next_reembedding(self) -> list[g.ReembedResponse | Exception | float]:
+        """Return what the next Reembed does."""
+        return self.reembed_steps
 
     def error_of(self, item: g.NewItem) -> status_pb2.Status | None:
         """Return why an item is refused."""
@@ -88,7 +92,9 @@ class SmallGallery(gallery_pb2_grpc.GalleryServiceServicer):
         return g.RestoreResponse(gallery=g.Gallery(name=self.restored[0].gallery))
 
     async def Reembed(self, request, context):
-        for step in self.reembed_steps:
+        for step in self.next_reembedding():
+            if isinstance(step, Exception):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(step))
             if isinstance(step, float):
                 await asyncio.sleep(step)
             else:

@@ -43,7 +43,7 @@ _REPEATABLE: Final = {
 """Methods that may be called again after UNAVAILABLE, when the first call may have been done and only its reply been lost.
 
 Not the others: to create or restore a gallery again fails because it is there, to delete or remove again answers that nothing is
-there, Reembed would begin another generation after the one that it published, and Rollback undoes itself."""
+there, Reembed is refused when it is done, and Rollback undoes itself."""
 _RETRIES: Final = json.dumps(
     {
         "methodConfig": [

@@ -83,6 +83,9 @@ def build(
 
     async def work(client: AsyncClient) -> tuple[GalleryInfo, BuildOutcome]:
         labels = read_labels(source, root, half)
+        if errors is not None:
+            # At once, so that a place where nothing can be written is said before the build and not after it.
+            tables.save_failures(errors, labels.faults)
         options = BuildOptions(
             detect=detect,
             again=again,

@@ -10,9 +10,11 @@ import typer
 from shitu_client import tables
 from shitu_client.client import DEFAULT_SERVER, AsyncClient
 from shitu_client.command_line import Name, Server, YesOption, err, fail, finish, out, run
-from shitu_client.errors import FailedPreconditionError, InputError, ServerError
-from shitu_client.gallery_results import GalleryInfo
+from shitu_client.errors import FailedPreconditionError, InputError
+from shitu_client.gallery_results import GalleryInfo, ReembedProgress
+from shitu_client.patience import Patience
 from shitu_client.progress import bytes_bar, progress_bar
+from shitu_client.reembeddings import reembed_gallery
 
 Alias = Annotated[str, typer.Argument(help="The other name; must not be that of a gallery.")]
 
@@ -91,11 +93,11 @@ def reembed(
     async def work(client: AsyncClient) -> GalleryInfo:
         with progress_bar(err, "items") as progress:
             task = progress.add_task("re-embedding", total=None)
-            async for step in client.reembed(name, encoder=encoder):
+
+            def report(step: ReembedProgress) -> None:
                 progress.update(task, completed=step.embedded_count, total=step.item_count)
-                if step.published is not None:
-                    return step.published
-        raise ServerError("expected the published gallery at the end, the server said nothing of it")
+
+            return await reembed_gallery(client, name, encoder, Patience(), report)
 
     again = f"interrupted; {name} is served as before, and `shitu gallery reembed {name}` goes on where this stopped"
     tables.print_gallery(out, run(server, work, interrupted=again))

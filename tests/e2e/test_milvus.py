@@ -205,6 +205,32 @@ async def test_writes_to_an_item_at_once_are_told_apart(gallery: MilvusGallery):
     assert (await gallery.get("drinks")).item_count == 1
 
 
+async def test_a_replaced_item_is_never_gone(milvus: MilvusServer, gallery: MilvusGallery):
+    await gallery.create("drinks", ENCODER, DIMENSION)
+    rows = vectors(20)
+    await gallery.add("drinks", [NewItem(str(i), "v", row) for i, row in enumerate(rows)], ENCODER)
+    done = False
+
+    async def search(reader: MilvusGallery) -> int:
+        count = 0
+        while not done:
+            found = await reader.search("drinks", rows, ENCODER, SearchOptions(1))
+            assert [hits[0].item_id for hits in found.hits] == [str(i) for i in range(20)]
+            assert (await reader.get("drinks")).item_count == 20
+            count += 1
+        return count
+
+    async with connected(milvus) as one, connected(milvus) as other:
+        tasks = [asyncio.create_task(search(reader)) for reader in (one, other)]
+        for turn in range(8):
+            writes = [
+                [NewItem(str(i), f"v{turn}", rows[i]) for i in range(begin, begin + 5)] for begin in range(0, 20, 5)
+            ]
+            await asyncio.gather(*(gallery.add("drinks", batch, ENCODER) for batch in writes))
+        done = True
+        assert min(await asyncio.gather(*tasks)) > 50
+
+
 async def test_alias_moves_at_once_under_searches(milvus: MilvusServer, gallery: MilvusGallery):
     for name in ("old", "new"):
         await gallery.create(name, ENCODER, DIMENSION)

@@ -165,7 +165,9 @@ class Machine:
         for query, found in zip(queries, snapshot.search(queries, k, where, per_label), strict=True):
             wanted = self.expected(model, query, k, where, per_label)
             assert [f.entry for f in found] == [entry(name, model[name]) for _, _, name in wanted]
-            np.testing.assert_allclose([f.score for f in found], [-score for score, _, _ in wanted], rtol=1e-6)
+            np.testing.assert_allclose(
+                [f.score for f in found], [-score for score, _, _ in wanted], rtol=1e-6, atol=1e-6
+            )
 
 
 def entry(name: str, row: Row) -> Entry:

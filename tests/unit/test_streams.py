@@ -11,8 +11,18 @@ from tests.small_gallery import SmallGallery, refuse, serving
 
 from shitu.v1 import gallery_pb2 as g
 from shitu.v1 import recognition_pb2 as r
-from shitu_client import AsyncClient, Client, DeadlineExceededError, InvalidArgumentError, NewItem, ServerError
+from shitu_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NewItem,
+    ServerError,
+    UnavailableError,
+)
 from shitu_client.connection import _REPEATABLE, _RETRIES
+from shitu_client.patience import Patience
+from shitu_client.reembeddings import reembed_gallery
 
 
 async def test_a_snapshot_is_saved_whole(tmp_path):
@@ -105,6 +115,28 @@ async def test_reembedding_tells_how_far_it_is_and_ends_when_nothing_moves():
         gallery.reembed_steps = [g.ReembedResponse(embedded_count=1, item_count=2), 30.0]
         with pytest.raises(DeadlineExceededError, match="no progress"):
             _ = [step async for step in client.reembed("a")]
+
+
+async def test_reembedding_goes_on_over_a_server_that_restarts():
+    gallery, told = SmallGallery(), []
+    runs = [
+        [g.ReembedResponse(embedded_count=1, item_count=3), RuntimeError("restarting")],
+        [RuntimeError("restarting")],
+        [g.ReembedResponse(embedded_count=2, item_count=3), RuntimeError("restarting")],
+        [g.ReembedResponse(embedded_count=3, item_count=3, published=g.Gallery(name="a"))],
+    ]
+    gallery.next_reembedding = lambda: runs.pop(0)
+    async with serving(gallery) as client:
+        info = await reembed_gallery(client, "a", "b", Patience(5.0), lambda step: told.append(step.embedded_count))
+    assert (info.name, told) == ("a", [1, 2, 3])
+
+
+async def test_reembedding_that_does_not_go_on_ends():
+    gallery = SmallGallery()
+    gallery.reembed_steps = [g.ReembedResponse(embedded_count=1, item_count=3), RuntimeError("restarting")]
+    async with serving(gallery) as client:
+        with pytest.raises(UnavailableError, match="restarting"):
+            await reembed_gallery(client, "a", "b", Patience(0.5), lambda _: None)
 
 
 async def test_the_blocking_client_iterates():

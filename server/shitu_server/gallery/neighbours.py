@@ -6,6 +6,10 @@ rows. It is never changed while it can be searched, since FAISS segfaults then: 
 Nor are dead rows or those that a filter does not allow passed over inside (FAISS has selectors for that): who asks for more than he
 needs and drops them himself sees whether enough of the nearest were left. A selector fills up with allowed rows that happened to lie
 by the way, and nobody knows what nearer ones it missed: of rows that lie apart from the query it found 60 of 100.
+
+FAISS compares by L2 under both metrics; of L2-normalised vectors the order is the same. Of vectors that are near to one another, 16 bits
+tell the distances much better than the inner products: of heaps as narrow as pictures of the same thing, 0.996 against 0.91 of the
+nearest ten were found.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import faiss as untyped_faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from shitu_server.gallery.exact import METRICS, Places, Scores, nearly
+from shitu_server.gallery.exact import Places, Scores, nearly
 from shitu_server.gallery.index_files import read_files, write_files
 from shitu_server.types import IndexKind, JsonValue, Metric, Vectors
 
@@ -160,11 +164,9 @@ class FaissNeighbours(Neighbours):
         distances, positions = self._index.search(
             _scaled(queries, self.origin), min(reach, self.count), params=self._parameters(width)
         )
-        if self.origin.metric is Metric.L2:
-            scale = np.float32(self.origin.scale)
-            with np.errstate(over="ignore"):  # where there are no more
-                distances = distances / scale / scale
-        return nearly(distances, self.origin.metric), positions
+        scale = np.float32(self.origin.scale)
+        with np.errstate(over="ignore"):  # where there are no more
+            return nearly(distances / scale / scale, Metric.L2), positions
 
     def with_widths(self, widths: Mapping[int, int]) -> FaissNeighbours:
         """Return the same with other widths."""
@@ -262,7 +264,7 @@ class GraphNeighbours(FaissNeighbours):
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:  # noqa: ARG003  # nothing to train
         """See `FaissNeighbours`."""
-        index = faiss.IndexHNSWSQ(origin.dimension, faiss.ScalarQuantizer.QT_fp16, cls.LINKS, METRICS[origin.metric])
+        index = faiss.IndexHNSWSQ(origin.dimension, faiss.ScalarQuantizer.QT_fp16, cls.LINKS, faiss.METRIC_L2)
         index.hnsw.efConstruction = cls.BUILD_WIDTH
         return index
 
@@ -307,7 +309,7 @@ class ListNeighbours(FaissNeighbours):
     @classmethod
     def empty_index(cls, origin: Origin, sample: Vectors) -> Any:
         """See `FaissNeighbours`."""
-        metric = METRICS[origin.metric]
+        metric = faiss.METRIC_L2
         quantizer = faiss.IndexFlat(origin.dimension, metric)
         fp16, residual = faiss.ScalarQuantizer.QT_fp16, False
         count = cls.list_count(origin.trained_count)

@@ -173,9 +173,8 @@ class MilvusCatalogue:
     async def _make_collection(self, bound: Bound, deadline_s: float | None) -> None:
         name, call = bound.collection, self._connection.write
         content = schema(name, _description(bound), bound.dimension)
-        await call(
-            "CreateCollection", milvus_pb2.CreateCollectionRequest(collection_name=name, schema=content), deadline_s
-        )
+        collection = milvus_pb2.CreateCollectionRequest(collection_name=name, schema=content, shards_num=1)
+        await call("CreateCollection", collection, deadline_s)
         kind, parameters = _INDEXES[bound.index_kind]
         index = {"index_type": kind, "metric_type": bound.metric_type, "params": json.dumps(parameters)}
         request = milvus_pb2.CreateIndexRequest(

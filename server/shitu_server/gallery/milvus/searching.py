@@ -89,7 +89,8 @@ class Search:
             raise no_gallery(self.bound.name) from error
         except TooLargeError as error:
             raise _too_much_metadata(self.limits) from error
-        return _rows(reply.results, self.bound.options.metric)
+        metric = self.bound.options.metric
+        return await built(lambda: _rows(reply.results, metric), large=len(reply.results.scores) > INLINE_HITS)
 
     def _parameters(self, most: int) -> dict[str, str]:
         widths: Mapping[IndexKind, dict[str, int]] = {
