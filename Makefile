@@ -55,6 +55,8 @@ lock:  ## Resolve the lock files anew (needs uv)
 		--extra server --extra train --extra dev -o requirements/dev.lock
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
 		--extra server -c requirements/dev.lock -o requirements/server.lock
+	uv pip compile pyproject.toml -q --no-header --python-platform x86_64-manylinux_2_35 --python-version 3.10 \
+		--generate-hashes --extra server-gpu --extra milvus -o requirements/server-gpu.lock
 
 clean:  ## Remove what was made here
 	rm -rf $(VENV) $(PEER_VENV) $(MILVUS_VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,24 +30,24 @@ from shitu_server.gallery.environment import search_environment
 
 os.environ.update(search_environment(1))  # before numpy and FAISS are loaded
 
-import faiss  # noqa: E402
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from rich.console import Console  # noqa: E402
+import faiss
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from rich.console import Console
 
-from benchmarks.machine import described  # noqa: E402
-from shitu_server.filters import FieldType, Filter, Range  # noqa: E402
-from shitu_server.gallery.checks import CheckedItem  # noqa: E402
-from shitu_server.gallery.client import GalleryClient  # noqa: E402
-from shitu_server.gallery.embedded import EmbeddedGallery  # noqa: E402
-from shitu_server.gallery.index import Neighbours, prepare_faiss  # noqa: E402
-from shitu_server.gallery.limits import GalleryLimits  # noqa: E402
-from shitu_server.gallery.neighbours import FaissNeighbours  # noqa: E402
-from shitu_server.gallery.nearest import reach_for  # noqa: E402
-from shitu_server.gallery.store import GalleryStore  # noqa: E402
-from shitu_server.types import GalleryOptions, IndexKind, SearchOptions, Vectors  # noqa: E402
-from shitu_train.records import source_commit, tool_versions  # noqa: E402
+from benchmarks.machine import described
+from shitu_server.filters import FieldType, Filter, Range
+from shitu_server.gallery.checks import CheckedItem
+from shitu_server.gallery.client import GalleryClient
+from shitu_server.gallery.embedded import EmbeddedGallery
+from shitu_server.gallery.index import Neighbours, prepare_faiss
+from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery.nearest import reach_for
+from shitu_server.gallery.neighbours import FaissNeighbours
+from shitu_server.gallery.store import GalleryStore
+from shitu_server.types import GalleryOptions, IndexKind, SearchOptions, Vectors
+from shitu_train.records import source_commit, tool_versions
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "gallery_search.json"
 DIMENSION: Final = 512
@@ -152,7 +151,11 @@ def _units(vectors: Vectors) -> Vectors:
 
 def _exactly_nearest(rows: Vectors, queries: Vectors, k: int) -> NDArray[np.int64]:
     scores = np.concatenate([queries @ rows[begin : begin + 50_000].T for begin in range(0, len(rows), 50_000)], axis=1)
-    best = np.argpartition(-scores, k, axis=1)[:, :k] if k < len(rows) else np.tile(np.arange(len(rows)), (len(queries), 1))
+    best = (
+        np.argpartition(-scores, k, axis=1)[:, :k]
+        if k < len(rows)
+        else np.tile(np.arange(len(rows)), (len(queries), 1))
+    )
     order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
     return np.take_along_axis(best, order, 1)
 
@@ -353,7 +356,10 @@ async def _filtered(gallery: EmbeddedGallery, data: Data, share: float) -> dict[
     async def search(queries: Vectors) -> None:
         await gallery.search(NAME, queries, ENCODER, SearchOptions(TOP_K, where=where))
 
-    rates = {batch: statistics.median([await _rate(search, data.queries, batch, i) for i in range(3)]) for batch in (1, BATCH)}
+    rates = {
+        batch: statistics.median([await _rate(search, data.queries, batch, i) for i in range(3)])
+        for batch in (1, BATCH)
+    }
     return {"share": share, **recalls, "batch_1": rates[1], "batch_64": rates[BATCH]}
 
 

@@ -11,9 +11,11 @@ from rich.console import Console
 from shitu_server.addresses import reserved_port
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
-from shitu_server.gallery.limits import BatchingOptions
+from shitu_server.gallery.limits import BatchingOptions, IndexOptions
 from shitu_server.processors import processor_count
-from shitu_server.settings import Role, Settings, default_environment
+from shitu_server.settings import Role, SearchDevice, Settings, default_environment
+
+_log = logging.getLogger(__name__)
 
 
 def begin_logging(role: Role, settings: Settings) -> None:
@@ -106,11 +108,27 @@ def _run_gallery(settings: Settings) -> None:
             settings.gallery_address,
             settings.data_dir,
             batching=BatchingOptions(thread_count=threads),
+            tuning=IndexOptions(on_gpu=_is_on_gpu(settings)),
             snapshots=settings.snapshot_files,
             max_message_bytes=settings.max_message_bytes,
             drain_timeout_s=settings.drain_timeout_s,
         )
     )
+
+
+def _is_on_gpu(settings: Settings) -> bool:
+    """Return whether vectors are compared on a GPU; warn where they shall be and cannot."""
+    if settings.search_device is SearchDevice.CPU:
+        return False
+    from shitu_server.gallery.gpu_neighbours import gpu_count  # noqa: PLC0415
+
+    if not gpu_count():
+        _log.warning(
+            "search_device is gpu, but FAISS finds none here: galleries are searched on the CPU. It takes an NVIDIA GPU with its "
+            "driver, and the extra server-gpu in place of server"
+        )
+        return False
+    return True
 
 
 def _check_milvus(settings: Settings) -> None:

@@ -38,6 +38,13 @@ class MilvusConsistency(str, Enum):
     """Writes, 0.5 s each."""
 
 
+class SearchDevice(str, Enum):
+    """What compares the vectors of flat galleries."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class LogLevel(str, Enum):
     """The least of what is logged, to stderr."""
 
@@ -121,6 +128,8 @@ class Settings(BaseSettings):
     """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
+    search_device: SearchDevice = SearchDevice.CPU
+    """Of the gallery process. `gpu` needs the extra server-gpu; where there is none, the CPU does it, with a warning."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0

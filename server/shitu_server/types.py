@@ -70,7 +70,7 @@ class IndexStatus:
     kind: IndexKind
     """FLAT, HNSW or IVF: what stands now."""
     indexed_count: int
-    """Items that the graph or the lists hold, 0 for FLAT; the others are compared one by one."""
+    """Items that the graph, the lists or the memory of a GPU hold; the others are compared one by one on the CPU."""
     building: bool
     """Whether another is being built in the background."""
 

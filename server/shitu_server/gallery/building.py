@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shitu_server.gallery.calibration import widths_for
 from shitu_server.gallery.exact import NO_PLACE, Places, by_chunk
+from shitu_server.gallery.gpu_neighbours import GpuNeighbours
 from shitu_server.gallery.nearest import NearestRows
 from shitu_server.gallery.neighbours import (
     GONE,
@@ -46,7 +47,7 @@ class BuildJob:
         """For `GalleryIndex` only.
 
         Args:
-            kind: HNSW or IVF.
+            kind: HNSW or IVF; FLAT copies the rows to the GPU.
             metric: of the gallery.
             chunk_rows: see `rows`.
             rows: the chunks.
@@ -77,6 +78,8 @@ class BuildJob:
             BuildCancelledError: `cancel` was called.
         """
         set_build_threads(self._thread_count)
+        if self._kind is IndexKind.FLAT:
+            return self._copied_to_gpu()
         if self._extends is None:
             places = self._new_places(inside=True)
             built = self._built(places)
@@ -87,6 +90,12 @@ class BuildJob:
             built = self._extends.neighbours.extended(self._row_ids(places), self._batches(fresh), self._cancelled)
         self.places = places
         return built.with_widths(widths_for(built, self._rows, places, self._cancelled))
+
+    def _copied_to_gpu(self) -> GpuNeighbours:
+        self.places = self._new_places(inside=True)
+        dimension = next(view.vectors.shape[1] for view in self._views if view is not None)
+        origin = Origin(self._metric, dimension, self._row_ids(self.places), 1.0, len(self.places))
+        return GpuNeighbours.built(origin, self._batches(self.places), self._cancelled)
 
     def _built(self, places: Places) -> FaissNeighbours:
         kind = KINDS[self._kind]

@@ -165,6 +165,8 @@ def merged(parts: Sequence[Candidates], depth: int) -> Candidates:
         parts: one at least, of the same queries.
         depth: candidates wanted.
     """
+    if len(parts) == 1 and parts[0].scores.shape[1] <= depth:
+        return parts[0]
     scores = np.concatenate([part.scores for part in parts], axis=1)
     places = np.concatenate([part.places for part in parts], axis=1)
     bound = np.max([part.bound for part in parts], axis=0)
@@ -192,9 +194,8 @@ def ranked(
     scores, row_ids = scored_pairs(views, chunk_rows, queries, numbers, places.ravel(), metric)
     scores, row_ids = scores.reshape(places.shape), row_ids.reshape(places.shape)
     best = np.lexsort((row_ids, -scores))
-    return Ranked(
-        np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1), np.take_along_axis(row_ids, best, 1)
-    )
+    best += np.arange(len(best))[:, np.newaxis] * places.shape[1]
+    return Ranked(scores.take(best), places.take(best), row_ids.take(best))
 
 
 def scored_pairs(

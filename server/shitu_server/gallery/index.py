@@ -40,6 +40,7 @@ INDEXED_DEAD_SHARE: Final = 1 / 2
 """The same where there are graph or lists, which rows that are moved fall out of; only memory is won."""
 KEPT_SHARE: Final = 1 / 2
 """An AUTO gallery that shrinks below this share of where its graph began is compared row by row again."""
+_NEVER: Final = 1 << 62
 SHARD_COUNT: Final = 32
 """Of the places of the rows: a single dictionary of a million holds up all threads for 55 ms when it grows."""
 
@@ -107,6 +108,8 @@ class GalleryIndex:
         self._indexed: Indexed | None = None
         self._alive_shared = False
         self._job: BuildJob | None = None
+        self._failed_count = _NEVER
+        """Rows that there were when a build failed last."""
 
     def put(self, entries: Sequence[Entry], vectors: Vectors) -> None:
         """Add rows, or replace those of the same item id.
@@ -159,7 +162,7 @@ class GalleryIndex:
         kind = self._wanted_kind()
         if self._indexed is not None and (kind is not self._indexed.neighbours.kind or not self._indexed.alive_count):
             self._index(None, np.empty(0, np.int64))
-        if kind is not IndexKind.FLAT:
+        if kind is not IndexKind.FLAT or self._tuning.on_gpu:
             self._job = self._wished(kind)
         return self._job
 
@@ -176,8 +179,9 @@ class GalleryIndex:
         self._index(built, places)
 
     def abandon(self) -> None:
-        """Forget the job that `wish` returned last: it failed."""
+        """Forget the job that `wish` returned last: it failed. The next one waits until there is more to be built."""
         self._job = None
+        self._failed_count = len(self._places)
 
     def attach(self, stored: Neighbours, changed_row_ids: Collection[int]) -> None:
         """Let searches use what was saved by an earlier process, if it fits this gallery.
@@ -218,6 +222,8 @@ class GalleryIndex:
 
     def _wished(self, kind: IndexKind) -> BuildJob | None:
         tuning, indexed, count = self._tuning, self._indexed, len(self._places)
+        if 0 <= count - self._failed_count <= max(tuning.least_delta_rows, tuning.delta_share * self._failed_count):
+            return None
         extends = indexed
         if indexed is None:
             if count <= tuning.least_delta_rows:

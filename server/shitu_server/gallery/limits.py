@@ -65,6 +65,8 @@ class IndexOptions:
     """With more removed rows inside than this, the graph or the lists are built anew."""
     build_threads: int = 1
     """Of the building; searches go on beside it."""
+    on_gpu: bool = False
+    """Rows of flat galleries are copied to a GPU, from `least_delta_rows` on, and compared there."""
 
 
 @dataclass(frozen=True)

@@ -91,17 +91,18 @@ class NearestRows:
 
     def exactly_nearest(self, queries: Vectors, k: int, allowed: Allowed) -> Ranked:
         """Return the k nearest of the allowed rows, [n, k]; there are so many."""
-        result = _void(len(queries), k)
-        unsettled = np.arange(len(queries))
+        unsettled, result = np.arange(len(queries)), _void(len(queries), k)
         depth, copy = k + SPARE_CANDIDATES, False
         while len(unsettled):
             parts = list(self._scanned(queries[unsettled], depth, allowed, copy=copy))
             candidates = merged(parts, depth)
             best = self.ranked(queries[unsettled], candidates.places)
-            _store(result, unsettled, best)
             # An unseen row may be nearer, or as near and older.
-            open_ = (best.scores[:, k - 1] <= candidates.bound) & (candidates.bound > -np.inf)
-            unsettled, depth, copy = unsettled[open_], DEEPER * depth, True
+            settled = (best.scores[:, k - 1] > candidates.bound) | (candidates.bound == -np.inf)
+            if settled.all() and len(settled) == len(queries):
+                return _first(best, k)
+            _store(result, unsettled, best)
+            unsettled, depth, copy = unsettled[~settled], DEEPER * depth, True
         return result
 
     def _nearly_nearest(self, queries: Vectors, k: int, where: Filter | None, indexed: Indexed) -> Ranked:
@@ -117,10 +118,13 @@ class NearestRows:
             found = self._indexed_candidates(queries[unsettled], reach, where, indexed)
             parts = [found, *self._scanned(queries[unsettled], k + SPARE_INDEXED, outside, copy=False)]
             candidates = merged(parts, k + SPARE_INDEXED)
-            _store(result, unsettled, self.ranked(queries[unsettled], candidates.places))
+            best = self.ranked(queries[unsettled], candidates.places)
             # Of the nearest so many rows enough are allowed: then they are the nearest of those that are.
-            enough = np.count_nonzero(found.places != NO_PLACE, axis=1) >= min(k, inside_count)
-            unsettled, reach = unsettled[~enough], DEEPER * reach
+            settled = np.count_nonzero(found.places != NO_PLACE, axis=1) >= min(k, inside_count)
+            if settled.all() and len(settled) == len(queries):
+                return _first(best, k)
+            _store(result, unsettled, best)
+            unsettled, reach = unsettled[~settled], DEEPER * reach
         return result
 
     def _is_exact_better(self, query_count: int, reach: int, allowed_count: int, indexed: Indexed) -> bool:
@@ -215,6 +219,10 @@ def _filtered(views: Sequence[RowsView | None], masks: Sequence[Mask | None], wh
 
 def _both(allowed: Mask, mask: Mask | None) -> Mask:
     return allowed if mask is None else allowed & mask
+
+
+def _first(best: Ranked, k: int) -> Ranked:
+    return Ranked(best.scores[:, :k], best.places[:, :k], best.row_ids[:, :k])
 
 
 def _void(query_count: int, k: int) -> Ranked:

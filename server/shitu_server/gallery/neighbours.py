@@ -138,6 +138,7 @@ class FaissNeighbours(Neighbours):
     def __init__(self, origin: Origin, index: Any) -> None:
         super().__init__(origin)
         self._index = index
+        self._widths: dict[int, int] = {}
 
     @property
     @abstractmethod
@@ -150,10 +151,12 @@ class FaissNeighbours(Neighbours):
 
     def width(self, reach: int) -> int:
         """Return how widely to look, by what was measured for some reaches."""
-        reaches = list(self.origin.widths) or [1]
-        widths = [self.origin.widths.get(one, self.LEAST_WIDTH) for one in reaches]
-        width = float(np.exp(np.interp(math.log(reach), np.log(reaches), np.log(widths))))
-        return min(self.most_width, round(width * max(1.0, reach / reaches[-1])))
+        if reach not in self._widths:
+            reaches = list(self.origin.widths) or [1]
+            widths = [self.origin.widths.get(one, self.LEAST_WIDTH) for one in reaches]
+            width = float(np.exp(np.interp(math.log(reach), np.log(reaches), np.log(widths))))
+            self._widths[reach] = min(self.most_width, round(width * max(1.0, reach / reaches[-1])))
+        return self._widths[reach]
 
     def find(self, queries: Vectors, reach: int) -> tuple[Scores, Positions]:
         """See `Neighbours`."""
@@ -250,7 +253,7 @@ class GraphNeighbours(FaissNeighbours):
 
     LINKS: Final = 32
     BUILD_WIDTH: Final = 128
-    LEAST_WIDTH: ClassVar[int] = 32
+    LEAST_WIDTH: ClassVar[int] = 48
 
     @property
     def most_width(self) -> int:

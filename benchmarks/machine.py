@@ -1,0 +1,21 @@
+"""What figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def described() -> dict[str, Any]:
+    """Return processor, cores and system."""
+    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
