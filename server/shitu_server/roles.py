@@ -35,7 +35,9 @@ def run_role(role: Role, settings: Settings) -> None:
         return
     _check_milvus(settings)
     if settings.snapshots:
-        raise ConfigurationError("snapshots: they are served by a gallery process alone; add --role gallery, or leave them out")
+        raise ConfigurationError(
+            "snapshots: they are served by a gallery process alone; add --role gallery, or leave them out"
+        )
     if role is Role.GATEWAY:
         _run_lone_gateway(settings)
     else:

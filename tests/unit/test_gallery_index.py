@@ -308,15 +308,21 @@ def test_nothing_is_left_where_all_rows_died(kind: IndexKind):
     assert index.status == IndexStatus(kind, 100, building=False)
 
 
-def test_a_job_that_failed_is_wished_for_again():
+def test_a_job_that_failed_is_wished_for_again_once_there_is_more():
+    rows = unit_rows(140, 8)
     index = GalleryIndex(8, GalleryOptions(index_kind=IndexKind.HNSW), TUNING)
-    index.put(entries(0, 100), unit_rows(100, 8))
+    index.put(entries(0, 100), rows[:100])
     assert index.wish() is not None
     assert index.status == IndexStatus(IndexKind.FLAT, 0, building=True)
     index.abandon()
     assert not index.status.building
+    index.put(entries(100, 132), rows[100:132])
+    assert index.wish() is None
+    index.put(entries(132, 140), rows[132:])
     build(index)
-    assert index.status == IndexStatus(IndexKind.HNSW, 100, building=False)
+    assert index.status == IndexStatus(IndexKind.HNSW, 140, building=False)
+    index.remove([str(i) for i in range(40)])
+    assert index.wish() is not None, "it worked since"
 
 
 def test_auto_is_flat_while_there_are_few():

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from shitu_server.errors import InvalidArgumentError, NotFoundError, StorageError
+from shitu_server.errors import StorageError
 from shitu_server.gallery.archiving import Archive
 from shitu_server.gallery.catalogue import Catalogue, LiveGallery
 from shitu_server.gallery.checks import (
@@ -21,7 +21,6 @@ from shitu_server.gallery.checks import (
     check_text,
     checked_items,
     checked_updates,
-    shown,
 )
 from shitu_server.gallery.directory import DataDirectory
 from shitu_server.gallery.holds import WriteHolds
@@ -30,6 +29,7 @@ from shitu_server.gallery.ledger import Ledger
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits, IndexOptions
 from shitu_server.gallery.reading import ReadQueue
 from shitu_server.gallery.rebuilding import Rebuilds
+from shitu_server.gallery.refusals import bad_page_token, no_gallery, no_item
 from shitu_server.gallery.searching import GallerySearch
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.gallery.writer import GroupWriter
@@ -42,7 +42,6 @@ from shitu_server.gallery.writes import (
     RemoveItems,
     SetAlias,
     UpdateItems,
-    no_gallery,
 )
 from shitu_server.types import (
     AddResult,
@@ -258,7 +257,7 @@ class EmbeddedGallery:
         check_text("id", item_id, self._limits.id_characters)
         item = await self._reads.read(lambda reader: reader.item(generation, item_id), deadline_s)
         if item is None:
-            raise NotFoundError("item", item_id, f'gallery "{name}" has no item {shown(item_id)}')
+            raise no_item(name, item_id)
         return item
 
     async def search(
@@ -355,11 +354,6 @@ class EmbeddedGallery:
         if live.damage:
             raise StorageError(live.damage)
         return live
-
-
-def bad_page_token() -> InvalidArgumentError:
-    """Return the error for a token that no list gave out."""
-    return InvalidArgumentError("page_token", "expected the next_page_token of the page before, or none")
 
 
 def _load(

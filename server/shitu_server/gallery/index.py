@@ -171,7 +171,7 @@ class GalleryIndex:
         job = self._job
         assert job is not None
         assert job.places is not None
-        self._job = None
+        self._job, self._failed_count = None, _NEVER
         places = job.places.copy()
         for number, rows in enumerate(job.rows):
             if rows is None or rows is not self._chunks[number]:  # its rows were moved meanwhile
@@ -217,7 +217,8 @@ class GalleryIndex:
     def _wanted_kind(self) -> IndexKind:
         if self._options.index_kind is not IndexKind.AUTO:
             return self._options.index_kind
-        least = self._tuning.flat_rows * (1 if self._indexed is None else KEPT_SHARE)
+        is_graph = self._indexed is not None and self._indexed.neighbours.kind is IndexKind.HNSW
+        least = self._tuning.flat_rows * (KEPT_SHARE if is_graph else 1)
         return IndexKind.HNSW if len(self._places) >= least else IndexKind.FLAT
 
     def _wished(self, kind: IndexKind) -> BuildJob | None:

@@ -10,18 +10,13 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from shitu_server.errors import (
-    AlreadyExistsError,
-    InvalidArgumentError,
-    NotFoundError,
-    StorageError,
-    UnavailableError,
-)
-from shitu_server.gallery.checks import MOST_SHOWN, CheckedItem, CheckedUpdate, shown
+from shitu_server.errors import StorageError, UnavailableError
+from shitu_server.gallery.checks import CheckedItem, CheckedUpdate
 from shitu_server.gallery.gallery_rows import GalleryRow
 from shitu_server.gallery.index import Entry, GalleryIndex
 from shitu_server.gallery.item_rows import StoredItem
 from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery.refusals import alias_taken, is_alias, name_taken, no_alias, no_gallery
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import Added, AddResult, GalleryOptions, GalleryState, RemoveResult, UpdateResult
 
@@ -191,7 +186,7 @@ class SetAlias(Write[None]):
         """Raises NotFoundError; AlreadyExistsError where the alias is a gallery; StorageError over the limit of aliases."""
         row = live(store, self.name)
         if store.galleries.find(self.alias) is not None:
-            raise AlreadyExistsError("gallery", self.alias, f'"{self.alias}" is a gallery; choose another alias')
+            raise alias_taken(self.alias)
         aliases = store.galleries.aliases()
         if self.alias not in aliases and len(aliases) >= limits.aliases:
             raise StorageError(f"there are {limits.aliases} aliases already, which is the limit; delete one")
@@ -208,7 +203,7 @@ class DeleteAlias(Write[None]):
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002
         """Raises NotFoundError."""
         if not store.galleries.remove_alias(self.alias):
-            raise NotFoundError("alias", self.alias[:MOST_SHOWN], f"there is no alias {shown(self.alias)}")
+            raise no_alias(self.alias)
         return Recorded(None)
 
 
@@ -224,11 +219,6 @@ def state_of(row: GalleryRow) -> GalleryState:
     return GalleryState(row.generation, row.sequence)
 
 
-def no_gallery(name: str) -> NotFoundError:
-    """Return the error for a gallery that is not there."""
-    return NotFoundError("gallery", name[:MOST_SHOWN], f"there is no gallery {shown(name)}")
-
-
 def live(store: GalleryStore, name: str) -> GalleryRow:
     """Return the live generation of a gallery. Raises NotFoundError."""
     row = store.galleries.find(name)
@@ -240,9 +230,9 @@ def live(store: GalleryStore, name: str) -> GalleryRow:
 def check_free(store: GalleryStore, name: str, limits: GalleryLimits) -> None:
     """Raise AlreadyExistsError where a gallery or an alias has the name, StorageError over the limit of galleries."""
     if store.galleries.find(name) is not None:
-        raise AlreadyExistsError("gallery", name, f'gallery "{name}" exists already')
+        raise name_taken(name, by_alias=False)
     if name in store.galleries.aliases():
-        raise AlreadyExistsError("alias", name, f'"{name}" is an alias; delete it, or choose another name')
+        raise name_taken(name, by_alias=True)
     if store.galleries.count() >= limits.gallery_count:
         raise StorageError(f"there are {limits.gallery_count} galleries already, which is the limit; delete one")
 
@@ -251,7 +241,7 @@ def check_not_alias(store: GalleryStore, name: str) -> None:
     """Raise InvalidArgumentError where an alias is named, and the gallery itself must be."""
     target = store.galleries.aliases().get(name)
     if target is not None:
-        raise InvalidArgumentError("name", f'"{name}" is an alias of "{target}"; name the gallery itself')
+        raise is_alias(name, target)
 
 
 def _there(store: GalleryStore, generation: int) -> GalleryRow:

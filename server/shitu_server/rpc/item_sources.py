@@ -76,7 +76,9 @@ class ItemSource(Protocol):
     async def query_vectors(self, request: pb.SearchRequest, deadline_s: float | None) -> PreparedQueries:
         """Return a vector for each query; raise ShituError where one cannot be had. No query names an item."""
 
-    def reembedding(self, gallery: str, encoder: str, deadline_s: float | None) -> AsyncGenerator[ReembedProgress, None]:
+    def reembedding(
+        self, gallery: str, encoder: str, deadline_s: float | None
+    ) -> AsyncGenerator[ReembedProgress, None]:
         """Embed the pictures of a gallery anew with the encoder of that name; yield progress.
 
         Raises:

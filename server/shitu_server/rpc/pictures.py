@@ -92,7 +92,9 @@ class PictureItems:
         generation = request.generation or target.generation
         return PreparedQueries(np.stack(rows), target.encoder.fingerprint, target.gallery, generation)
 
-    async def reembedding(self, gallery: str, encoder: str, deadline_s: float | None) -> AsyncGenerator[ReembedProgress, None]:
+    async def reembedding(
+        self, gallery: str, encoder: str, deadline_s: float | None
+    ) -> AsyncGenerator[ReembedProgress, None]:
         """See `ItemSource`. It is one bulk call, however long it lasts."""
         served = self._pipeline.encoders.named(encoder)
         with self._bulk_calls.admit():
