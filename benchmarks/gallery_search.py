@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ import psutil
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.machine import described
+from benchmarks.machine import described, versions_of
 from shitu_server.filters import FieldType, Filter, Range
 from shitu_server.gallery.checks import CheckedItem
 from shitu_server.gallery.client import GalleryClient
@@ -47,7 +48,7 @@ from shitu_server.gallery.nearest import reach_for
 from shitu_server.gallery.neighbours import FaissNeighbours
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import GalleryOptions, IndexKind, SearchOptions, Vectors
-from shitu_train.records import source_commit, tool_versions
+from shitu_train.records import source_commit
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "gallery_search.json"
 DIMENSION: Final = 512
@@ -102,7 +103,12 @@ def main() -> None:
 def keep(size: int, kind: str, figures: dict[str, Any]) -> None:
     """Put figures into the results, with what they were measured on."""
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"sizes": {}}
-    figures |= {"machine": described(), "versions": tool_versions(), "commit": source_commit(), "seed": _SEED}
+    figures |= {
+        "machine": described(),
+        "versions": versions_of("faiss-cpu", "numpy", "shitu"),
+        "commit": source_commit(),
+        "seed": _SEED,
+    }
     results["sizes"].setdefault(str(size), {})[kind] = figures
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     _console.print(f"measured {kind} of {size}")
@@ -117,12 +123,14 @@ async def measured(data: Data, kind: IndexKind, folder: Path) -> dict[str, Any]:
     figures["disk_bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     prepare_faiss(1)
     gallery = await EmbeddedGallery.open(folder, GalleryLimits(search_queue_queries=4096))
+    gc.freeze()  # as the gallery process does
     try:
         figures["recall"] = await _recall(gallery, data)
         figures |= await _rates(gallery, data, _direct_search(data, kind, folder))
         figures["filtered"] = [await _filtered(gallery, data, share) for share in SHARES]
     finally:
         await gallery.close()
+        gc.unfreeze()
     shutil.rmtree(folder)
     return figures
 

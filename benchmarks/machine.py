@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from typing import Any
 def described() -> dict[str, Any]:
     """Return processor, cores and system."""
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of packages, and of Python and SQLite."""
+    return {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version} | {p: version(p) for p in packages}
 
 
 def processor() -> str:

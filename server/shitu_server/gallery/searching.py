@@ -90,7 +90,7 @@ class GallerySearch:
 
         async def search_part(part: Vectors) -> SearchResult:
             answers = await within(self._batcher.submit(key, part, deadline_s), deadline_s)
-            found = [[one for one in answer.found if one.score >= options.min_score] for answer in answers]
+            found = [_over(options.min_score, answer.found) for answer in answers]
             return SearchResult(await self._hits(found), answers[0].state)
 
         most_hits = options.top_k * max(1, options.per_label)
@@ -125,6 +125,13 @@ class GallerySearch:
                 f"the hits hold {characters} characters of metadata, over {most} of one call; ask for fewer hits",
             )
         return await built(lambda: tuple(tuple(map(_hit, row)) for row in found), large=characters > INLINE_CHARACTERS)
+
+
+def _over(least: float, found: Sequence[Found]) -> Sequence[Found]:
+    """Return what scores so much; best first, so that mostly one look tells that all do."""
+    if not found or found[-1].score >= least:
+        return found
+    return [one for one in found if one.score >= least]
 
 
 def _hit(found: Found) -> Hit:
