@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shitu_server.filters import And, Eq, FieldType, Filter, In, Not, Or, Range, check_filter
-from shitu_server.gallery.columns import CACHED_FILTERS, PARSED_CHARACTERS, Columns, Recent, Schema
+from shitu_server.gallery.columns import PARSED_CHARACTERS, Columns, Schema
+from shitu_server.gallery.recent import CACHED_FILTERS, Recent
 
 FIELDS = {"color": FieldType.STRING, "price": FieldType.NUMBER, "new": FieldType.BOOLEAN}
 

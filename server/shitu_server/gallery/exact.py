@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_server.errors import ConfigurationError
-from shitu_server.gallery.columns import Mask
+from shitu_server.gallery.column_views import Mask
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from shitu_server.gallery.columns import Schema
 from shitu_server.gallery.exact import NO_PLACE, Places, check_faiss_packages, prepare_faiss
 from shitu_server.gallery.limits import IndexOptions
 from shitu_server.gallery.neighbours import BuildCancelledError, Indexed, Neighbours
+from shitu_server.gallery.places import PlaceByItem
 from shitu_server.gallery.rows import CHUNK_ROWS, FIRST_ROWS, Entry, Rows
 from shitu_server.gallery.snapshot import Found, IndexSnapshot
 from shitu_server.types import GalleryOptions, IndexKind, IndexStatus, Vectors
@@ -41,35 +42,6 @@ INDEXED_DEAD_SHARE: Final = 1 / 2
 KEPT_SHARE: Final = 1 / 2
 """An AUTO gallery that shrinks below this share of where its graph began is compared row by row again."""
 _NEVER: Final = 1 << 62
-SHARD_COUNT: Final = 32
-"""Of the places of the rows: a single dictionary of a million holds up all threads for 55 ms when it grows."""
-
-
-class _PlaceByItem:
-    """Where the living row of each item is."""
-
-    def __init__(self) -> None:
-        self._shards: tuple[dict[str, int], ...] = tuple({} for _ in range(SHARD_COUNT))
-
-    def __len__(self) -> int:
-        return sum(map(len, self._shards))
-
-    def put(self, item_ids: Iterable[str], first_place: int) -> None:
-        """Note items whose rows stand one behind the other."""
-        shards = self._shards
-        for place, item_id in enumerate(item_ids, first_place):
-            shards[hash(item_id) % SHARD_COUNT][item_id] = place
-
-    def get(self, item_ids: Iterable[str]) -> list[int]:
-        """Return the places; NO_PLACE for unknown items."""
-        shards = self._shards
-        return [shards[hash(item_id) % SHARD_COUNT].get(item_id, NO_PLACE) for item_id in item_ids]
-
-    def pop(self, item_ids: Iterable[str]) -> Places:
-        """Forget items; return the places of those that were known."""
-        shards = self._shards
-        places = [shards[hash(item_id) % SHARD_COUNT].pop(item_id, NO_PLACE) for item_id in item_ids]
-        return np.array([place for place in places if place != NO_PLACE], dtype=np.int64)
 
 
 class GalleryIndex:
@@ -104,7 +76,7 @@ class GalleryIndex:
         self._schema = Schema(options.fields)
         self._chunks: list[Rows | None] = []
         self._last = -1
-        self._places = _PlaceByItem()
+        self._places = PlaceByItem()
         self._indexed: Indexed | None = None
         self._alive_shared = False
         self._job: BuildJob | None = None

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_server.filters import Filter
-from shitu_server.gallery.columns import Mask, Recent
+from shitu_server.gallery.column_views import Mask
 from shitu_server.gallery.exact import NO_PLACE, Candidates, Places, Ranked, by_chunk, exact_us, merged, ranked, scan
 from shitu_server.gallery.neighbours import Indexed
+from shitu_server.gallery.recent import Recent
 from shitu_server.gallery.rows import RowsView
 from shitu_server.types import Metric, Vectors
 

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shitu_server.gallery.columns import Columns, ColumnsView, Mask, Schema
+from shitu_server.gallery.column_views import Mask
+from shitu_server.gallery.columns import Columns, ColumnsView, Schema
 from shitu_server.gallery.growing import Growing
 from shitu_server.types import Vectors
 
