@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
+import hashlib
+import math
+import struct
 import threading
+import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shitu_server.errors import AlreadyExistsError, EncoderMismatchError, InvalidArgumentError, StorageError, UnavailableError
-from shitu_server.gallery import ledger, writer
-from shitu_server.gallery.archiving import Archive
+from shitu.v1 import snapshot_pb2 as pb
+from shitu_server.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    EncoderMismatchError,
+    InvalidArgumentError,
+    NotFoundError,
+    StorageError,
+    UnavailableError,
+)
+from shitu_server.gallery import ledger
 from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.index import BuildJob, Neighbours
 from shitu_server.gallery.limits import GalleryLimits, IndexOptions
-from shitu_server.gallery.store import FILE_NAME
+from shitu_server.gallery.snapshots import MAGIC, SnapshotReader
 from shitu_server.gallery.writer import GroupWriter
 from shitu_server.types import DraftItem, GalleryOptions, IndexKind, Item, NewItem, SearchOptions
 
@@ -266,9 +278,8 @@ async def test_index_of_a_draft_is_not_taken_for_one_of_later_items(tmp_path: Pa
         await gallery.add("g", items(begin, begin + 250), "a")
     draft = (await gallery.begin_draft("g", "b", WIDTH)).generation
     await fill(gallery, draft, 32)
-    saved = tmp_path / "indexes" / f"{draft}.json"
-    with contextlib.suppress(pytest.fail.Exception):
-        await until(saved.exists)
+    await until(lambda: gallery._ledger._indexes[draft].status.indexed_count > 900)
+    await asyncio.sleep(0.5)  # it may be kept by now
     moved = [str(i) for i in range(50)]
     await gallery.add("g", items(0, 50), "a")
     while changes := await gallery.draft_changes("g", draft, 256):
@@ -284,3 +295,134 @@ async def test_index_of_a_draft_is_not_taken_for_one_of_later_items(tmp_path: Pa
         rows = [connection.execute("SELECT row_id FROM items WHERE generation = ? AND item_id = ?", (draft, i)).fetchone()[0] for i in moved]
         assert not set(rows) & set(living)
     await gallery.close()
+
+
+def block_of(**content) -> bytes:
+    message = pb.SnapshotBlock(**content).SerializeToString()
+    return struct.pack("<II", len(message), zlib.crc32(message)) + message
+
+
+def made_by_hand(header: dict[str, object], *items: dict[str, object]) -> bytes:
+    """Return a file whose checksums are right."""
+    whole = {"name": "g", "encoder_fingerprint": "a", "dimension": 2, "metric": "inner_product", "index_kind": "auto"}
+    whole |= {"fields": {"n": "number", "s": "string"}, "sequence": 5, "create_time_s": 1.0}
+    item = {"id": "1", "label": "l", "metadata_json": "{}", "vector": UNIT, "sequence": 2, "update_time_s": 1.0}
+    content = MAGIC + block_of(header=pb.SnapshotHeader(**(whole | header)))
+    content += block_of(items=pb.SnapshotItems(items=[pb.SnapshotItem(**(item | one)) for one in items]))
+    return content + block_of(end=pb.SnapshotEnd(item_count=len(items), sha256=hashlib.sha256(content).digest()))
+
+
+UNIT = np.array([1, 0], dtype="<f4").tobytes()
+UNBELIEVED: list[tuple[dict[str, object], list[dict[str, object]]]] = [
+    ({"create_time_s": math.nan}, []),
+    ({"create_time_s": math.inf}, []),
+    ({"create_time_s": -1.0}, []),
+    ({"sequence": 0}, []),
+    ({"sequence": 2**63 - 1}, []),
+    ({}, [{"update_time_s": math.nan}]),
+    ({}, [{"update_time_s": 1e300}]),
+    ({}, [{"sequence": 6}]),
+    ({}, [{"sequence": -1}]),
+    ({}, [{"id": ""}]),
+    ({}, [{"label": "x" * 257}]),
+    ({}, [{"vector": np.array([2, 0], dtype="<f4").tobytes()}]),
+    ({"metric": "l2"}, [{"vector": np.array([1e30, 0], dtype="<f4").tobytes()}]),
+    ({}, [{"metadata_json": "[]"}]),
+    ({}, [{"metadata_json": '{"a":NaN}'}]),
+    ({}, [{"metadata_json": '{"a":' * 5000}]),
+    ({}, [{"metadata_json": '{"s":[]}'}]),
+    ({}, [{"image_digest": b"short"}]),
+    ({}, [{"thumbnail": b"x" * 300_000}]),
+    ({}, [{}, {}]),
+]
+
+
+@pytest.mark.parametrize(("header", "wrong"), UNBELIEVED)
+async def test_nothing_of_a_file_made_by_hand_is_believed(gallery: EmbeddedGallery, header, wrong):
+    assert (await gallery.restore("whole", parts(made_by_hand({}, {}, {"id": "2"})))).item_count == 2
+    with pytest.raises(InvalidArgumentError, match="nothing was restored"):
+        await gallery.restore("g", parts(made_by_hand(header, *wrong)))
+    assert [info.name for info in (await gallery.list_galleries(10, "")).entries] == ["whole"]
+
+
+async def test_item_of_an_earlier_block_that_comes_again(gallery: EmbeddedGallery):
+    twice = [{"id": "1"}] + [{"id": str(i)} for i in range(2, 65)]
+    content = made_by_hand({}, *twice)
+    again = block_of(items=pb.SnapshotItems(items=[pb.SnapshotItem(id="1", label="l", metadata_json="{}", vector=UNIT, sequence=2)]))
+    end = len(block_of(end=pb.SnapshotEnd(item_count=64, sha256=bytes(32))))
+    content = content[:-end] + again
+    content += block_of(end=pb.SnapshotEnd(item_count=65, sha256=hashlib.sha256(content).digest()))
+    with pytest.raises(InvalidArgumentError, match="nothing was restored"):
+        await gallery.restore("g", parts(content))
+
+
+async def test_restoring_that_stalls_ends_with_its_deadline(gallery: EmbeddedGallery):
+    content = made_by_hand({}, {})
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield content[:-20]
+        await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineExceededError):
+        await gallery.restore("g", stalling(), deadline_s=time.monotonic() + 0.3)
+    assert (await gallery.restore("g", parts(content))).item_count == 1
+
+
+async def test_list_goes_on_in_its_generation(gallery: EmbeddedGallery):
+    await published(gallery, 30)
+    first = await gallery.list_items("g", 10, "")
+    await gallery.rollback("g")
+    second = await gallery.list_items("g", 10, first.next_token)
+    third = await gallery.list_items("g", 10, second.next_token)
+    assert [item.id for page in (first, second, third) for item in page.entries] == [str(i) for i in range(30)]
+    assert third.next_token == ""
+    await gallery.delete("g")
+    await gallery.create("g", "a", WIDTH)
+    with pytest.raises(InvalidArgumentError, match="page_token"):
+        await gallery.list_items("g", 10, first.next_token)
+
+
+async def test_snapshot_of_what_is_being_purged_is_refused(gallery: EmbeddedGallery):
+    await gallery.create("g", "a", WIDTH)
+    for begin in range(0, 2000, 250):
+        await gallery.add("g", items(begin, begin + 250), "a")
+    reader = SnapshotReader(gallery._store.path, gallery._live("g").info)
+    with gallery._store.transaction():
+        gallery._store.galleries.hide(1)
+        gallery._store.purge(100)
+    with pytest.raises(NotFoundError):
+        list(reader.blocks())
+
+
+async def test_snapshot_that_lacks_rows_is_refused(gallery: EmbeddedGallery):
+    await gallery.create("g", "a", WIDTH)
+    await gallery.add("g", items(0, 3), "a")
+    with gallery._store.transaction():
+        gallery._store._connection.execute("DELETE FROM items WHERE item_id = '1'")
+    with pytest.raises(StorageError, match="should hold 3 items, 2 are there"):
+        await snapshot(gallery)
+
+
+async def test_hold_ends_with_its_gallery(gallery: EmbeddedGallery):
+    await gallery.create("g", "a", WIDTH)
+    draft = (await gallery.begin_draft("g", "b", WIDTH)).generation
+    await gallery.hold_writes("g", draft, 10)
+    await gallery.delete("g")
+    await gallery.create("g", "a", WIDTH)
+    await asyncio.wait_for(gallery.add("g", items(0, 1), "a"), 1)
+    draft = (await gallery.begin_draft("g", "b", WIDTH)).generation
+    await gallery.hold_writes("g", draft, 10)
+    await gallery.begin_draft("g", "c", WIDTH)
+    await asyncio.wait_for(gallery.add("g", items(0, 1), "a"), 1)
+    await published_again(gallery)
+    draft = (await gallery.begin_draft("g", "d", WIDTH)).generation
+    await gallery.hold_writes("g", draft, 10)
+    await gallery.rollback("g")
+    await asyncio.wait_for(gallery.add("g", items(0, 1), "a"), 1)
+    assert not gallery._rebuilds._drafts
+
+
+async def published_again(gallery: EmbeddedGallery) -> None:
+    draft = (await gallery.begin_draft("g", "c", WIDTH)).generation
+    await fill(gallery, draft)
+    await gallery.publish("g", draft)

@@ -58,7 +58,7 @@ class Archive:
             raise PreconditionError(f'gallery "{name}" is being restored already')
         self._restoring.add(name)
         try:
-            parser = SnapshotParser(content)
+            parser = SnapshotParser(content, self._limits)
             header = await within(parser.header(), deadline_s)
             self._check(header)
             await self._fill(name, parser, header, deadline_s)
@@ -69,7 +69,8 @@ class Archive:
         begin = BeginRestore(name, header.encoder_fingerprint, header.dimension, header.options, header.create_time_s)
         draft = (await self._writer.write(begin, deadline_s)).generation
         try:
-            async for items in parser.items():
+            blocks = parser.items()
+            while (items := await within(anext(blocks, None), deadline_s)) is not None:
                 await self._writer.write(AddRestored(name, draft, items), deadline_s)
             await self._writer.write(PublishRestored(name, draft, header.sequence), deadline_s)
         except BaseException:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,16 +26,18 @@ class Built:
 
     index: GalleryIndex
     """That wished for it."""
+    generation: int
     neighbours: Neighbours | None
     """None where it failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Order:
     index: GalleryIndex
     generation: int
-    sequence: int
+    sequence: int | None
     job: BuildJob
+    is_wanted: bool = True
 
 
 class IndexFiles:
@@ -46,7 +49,7 @@ class IndexFiles:
         self._gone: set[int] = set()
 
     def save(self, generation: int, sequence: int, neighbours: Neighbours) -> None:
-        """Keep an index, in place of the one of that generation before it. Raises OSError where the disk refuses.
+        """Keep an index, in place of the one of that generation before it. Raises OSError, RuntimeError where the disk refuses.
 
         The generation may be removed meanwhile, by another thread: then nothing is kept.
         """
@@ -54,7 +57,7 @@ class IndexFiles:
         stamp: dict[str, JsonValue] = {"identity": self._identity, "sequence": sequence}
         try:
             neighbours.save(self._folder, str(generation), stamp)
-        except OSError:
+        except (OSError, RuntimeError):  # the latter is of FAISS
             if generation not in self._gone:
                 raise
         if generation in self._gone:
@@ -87,7 +90,8 @@ class IndexFiles:
         for path in self._folder.glob("*"):
             number = path.name.partition(".")[0]
             if not number.isdecimal() or int(number) not in generations:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # none of ours, such as the lost+found of a disk
+                    path.unlink(missing_ok=True)
 
 
 class IndexBuilder:
@@ -100,43 +104,46 @@ class IndexBuilder:
         self._on_built = on_built
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closing = False
-        self._unwanted: set[int] = set()
-        self._running: _Order | None = None
+        self._open: list[_Order] = []
+        """Those that wait, and the one that is worked on."""
         self._thread: threading.Thread | None = None
 
-    def submit(self, index: GalleryIndex, generation: int, sequence: int, job: BuildJob) -> None:
-        """Build what an index wishes for when those before it are done."""
-        self._orders.put(_Order(index, generation, sequence, job))
+    def submit(self, index: GalleryIndex, generation: int, sequence: int | None, job: BuildJob) -> None:
+        """Build what an index wishes for when those before it are done; keep it as of a state, or not at all where that is None."""
+        order = _Order(index, generation, sequence, job)
+        self._open.append(order)
+        self._orders.put(order)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gallery-builder", daemon=True)
             self._thread.start()
 
     def cancel(self, generation: int) -> None:
-        """Stop what is being built for a generation that is no more, and begin nothing for it."""
-        self._unwanted.add(generation)
-        running = self._running
-        if running is not None and running.generation == generation:
-            running.job.cancel()
+        """Stop what is being built for a generation, and begin nothing that was ordered for it; it may order again."""
+        self._cancel([order for order in tuple(self._open) if order.generation == generation])
 
     def close(self) -> None:
         """Stop, and begin nothing more."""
         self._closing = True
-        running = self._running
-        if running is not None:
-            running.job.cancel()
+        self._cancel(tuple(self._open))
         self._orders.put(None)
+
+    def _cancel(self, orders: Sequence[_Order]) -> None:
+        for order in orders:
+            order.is_wanted = False
+            order.job.cancel()
 
     def _run(self) -> None:
         while (order := self._orders.get()) is not None and not self._closing:
-            if order.generation in self._unwanted:
-                continue
-            self._running = order
-            neighbours = self._built(order)
-            self._running = None
-            self.finished.append(Built(order.index, neighbours))
-            self._on_built()
-            if neighbours is not None:
-                self._save(order, neighbours)
+            if order.is_wanted:
+                self._work(order)
+            self._open.remove(order)
+
+    def _work(self, order: _Order) -> None:
+        neighbours = self._built(order)
+        self.finished.append(Built(order.index, order.generation, neighbours))
+        self._on_built()
+        if neighbours is not None and order.sequence is not None:
+            self._save(order.generation, order.sequence, neighbours)
 
     def _built(self, order: _Order) -> Neighbours | None:
         try:
@@ -147,12 +154,10 @@ class IndexBuilder:
             _log.exception("the index of generation %d cannot be built", order.generation)
             return None
 
-    def _save(self, order: _Order, neighbours: Neighbours) -> None:
+    def _save(self, generation: int, sequence: int, neighbours: Neighbours) -> None:
         try:
-            self._files.save(order.generation, order.sequence, neighbours)
-        except OSError as error:
+            self._files.save(generation, sequence, neighbours)
+        except Exception as error:  # noqa: BLE001  # FAISS raises RuntimeError where the disk is full
             _log.warning(
-                "the index of generation %d cannot be kept, and is built anew after a restart: %s",
-                order.generation,
-                error,
+                "the index of generation %d cannot be kept, and is built anew after a restart: %s", generation, error
             )

@@ -62,7 +62,8 @@ from shitu_server.types import (
     Vectors,
 )
 
-ROW_TOKEN_PATTERN: Final = re.compile(r"[0-9]{0,18}")
+ROW_TOKEN_PATTERN: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+"""Of a generation and the last row that was listed of it."""
 
 CAPABILITIES: Final = Capabilities(
     backend="embedded",
@@ -193,6 +194,7 @@ class EmbeddedGallery:
         """See `types.Gallery`."""
         self._live(name)
         await self._writer.write(DeleteGallery(name), deadline_s)
+        self._rebuilds.forget(name)
 
     async def set_alias(self, alias: str, gallery: str, *, deadline_s: float | None = None) -> GalleryInfo:
         """See `types.Gallery`."""
@@ -229,7 +231,7 @@ class EmbeddedGallery:
         info = self._healthy(name).info
         checked = checked_updates(updates, info.options, self._limits)
         await self._holds.passed(info.name, deadline_s)
-        return await self._writer.write(UpdateItems(info.name, checked), deadline_s)
+        return await self._writer.write(UpdateItems(info.name, info.options, checked), deadline_s)
 
     async def remove(self, name: str, ids: Sequence[str], *, deadline_s: float | None = None) -> RemoveResult:
         """See `types.Gallery`."""
@@ -243,13 +245,14 @@ class EmbeddedGallery:
     async def list_items(
         self, name: str, page_size: int, page_token: str, label: str = "", *, deadline_s: float | None = None
     ) -> Page[Item]:
-        """See `types.Gallery`. The token is the last row id."""
-        generation = self._live(name).info.state.generation
+        """See `types.Gallery`. A list that was begun goes on in its generation, while a rollback could bring that back."""
+        info = self._live(name).info
         page_size = self._page_size(page_size)
-        if not ROW_TOKEN_PATTERN.fullmatch(page_token):
+        generation, after = _row_of(page_token) if page_token else (info.state.generation, 0)
+        if generation not in (info.state.generation, info.previous_generation):
             raise bad_page_token()
-        after = int(page_token or "0")
-        return await self._reads.read(lambda reader: reader.page(generation, after, page_size, label), deadline_s)
+        page = await self._reads.read(lambda reader: reader.page(generation, after, page_size, label), deadline_s)
+        return Page(page.entries, page.next_token and f"{generation}.{page.next_token}")
 
     async def get_item(self, name: str, item_id: str, *, deadline_s: float | None = None) -> Item:
         """See `types.Gallery`."""
@@ -354,6 +357,14 @@ class EmbeddedGallery:
         if live.damage:
             raise StorageError(live.damage)
         return live
+
+
+def _row_of(page_token: str) -> tuple[int, int]:
+    """Return generation and row of a token. Raises InvalidArgumentError."""
+    numbers = ROW_TOKEN_PATTERN.fullmatch(page_token)
+    if numbers is None:
+        raise bad_page_token()
+    return int(numbers[1]), int(numbers[2])
 
 
 def _load(

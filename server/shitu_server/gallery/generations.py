@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shitu_server.errors import NotFoundError, PreconditionError
-from shitu_server.gallery.checks import CheckedItem
+from shitu_server.errors import InvalidArgumentError, NotFoundError, PreconditionError, StorageError
+from shitu_server.gallery.checks import CheckedItem, shown
 from shitu_server.gallery.gallery_rows import GalleryRow
 from shitu_server.gallery.item_rows import StoredItem
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import GalleryStore
-from shitu_server.gallery.writes import Recorded, Touched, Write, check_free, live, putting
+from shitu_server.gallery.writes import (
+    Recorded,
+    Touched,
+    Write,
+    check_free,
+    check_not_taken,
+    hidden,
+    live,
+    made_anew,
+    putting,
+)
 from shitu_server.types import Draft, DraftItem, GalleryOptions
 
 
@@ -20,16 +30,20 @@ class BeginDraft(Write[Draft]):
     """Begins a generation for another encoder, or finds the one that was begun for it."""
 
     name: str
+    live: int
+    """The generation that it will be compared with."""
     encoder_fingerprint: str
     dimension: int
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[Draft]:  # noqa: ARG002  # one signature for all
-        """Raises NotFoundError."""
+        """Raises NotFoundError; UnavailableError where another generation is live."""
         row = live(store, self.name)
+        if row.generation != self.live:
+            raise made_anew(self.name)
         draft = store.galleries.draft_of(self.name)
         gone: tuple[Touched, ...] = ()
         if draft is not None and not self._is_ours(draft, row):
-            gone = (_hidden(store, draft),)
+            gone = (hidden(store, draft),)
             draft = None
         if draft is None:
             draft = store.galleries.insert(
@@ -80,14 +94,19 @@ class PublishDraft(Write[None]):
     """Number of the last write to the live generation that the draft is known to hold."""
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002
-        """Raises NotFoundError; PreconditionError where there were writes since."""
+        """Raises NotFoundError; PreconditionError where there were writes since; StorageError where it has other items."""
         draft, row = draft_row(store, self.name, self.draft), live(store, self.name)
         if row.sequence != self.complete_at:
             raise PreconditionError(
                 f'gallery "{self.name}" was written to after its draft was filled; fill it up and publish it again'
             )
+        if draft.item_count != row.item_count:
+            raise StorageError(
+                f'the draft of gallery "{self.name}" holds {draft.item_count} of {row.item_count} items, although it lacks none: '
+                "the database is damaged, or this is a bug; discard the draft"
+            )
         oldest = store.galleries.previous_of(self.name)
-        gone = () if oldest is None else (_hidden(store, oldest),)
+        gone = () if oldest is None else (hidden(store, oldest),)
         retired = store.galleries.retire(row.generation, self.name)
         published = store.galleries.go_live(draft.generation, self.name, row.sequence + 1)
         return Recorded(None, (*gone, Touched(retired), Touched(published)))
@@ -102,7 +121,7 @@ class DiscardDraft(Write[None]):
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002
         """Raises NotFoundError."""
-        return Recorded(None, (_hidden(store, draft_row(store, self.name, self.draft)),))
+        return Recorded(None, (hidden(store, draft_row(store, self.name, self.draft)),))
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,7 @@ class Rollback(Write[None]):
                 f"{previous.generation} does not hold them; roll back with discard_writes, or do not"
             )
         draft = store.galleries.draft_of(self.name)
-        gone = () if draft is None else (_hidden(store, draft),)
+        gone = () if draft is None else (hidden(store, draft),)
         return Recorded(None, (*gone, *_exchanged(store, row, previous)))
 
 
@@ -142,7 +161,7 @@ class BeginRestore(Write[Draft]):
         """Raises AlreadyExistsError, StorageError."""
         check_free(store, self.name, limits)
         left = store.galleries.draft_of(self.name)
-        gone = () if left is None else (_hidden(store, left),)
+        gone = () if left is None else (hidden(store, left),)
         row = store.galleries.insert(
             self.name, self.encoder_fingerprint, self.dimension, self.options, self.create_time_s, as_draft=True
         )
@@ -172,8 +191,14 @@ class AddRestored(Write[None]):
         return sum(one.item.size_bytes for one in self.items)
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002
-        """Raises NotFoundError."""
+        """Raises AlreadyExistsError where the name was taken meanwhile; NotFoundError; InvalidArgumentError where an id came before."""
+        check_not_taken(store, self.name)
         draft_row(store, self.name, self.draft)
+        for one in self.items:
+            if store.items.has(self.draft, one.item.id):
+                raise InvalidArgumentError(
+                    "data", f"expected a snapshot, but item {shown(one.item.id)} comes twice; nothing was restored"
+                )
         stored: Sequence[tuple[CheckedItem, StoredItem]] = [
             (one.item, store.items.upsert(self.draft, one.item, one.sequence, one.update_time_s)) for one in self.items
         ]
@@ -192,8 +217,8 @@ class PublishRestored(Write[None]):
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:
         """Raises AlreadyExistsError, NotFoundError, StorageError."""
-        draft_row(store, self.name, self.draft)
         check_free(store, self.name, limits)
+        draft_row(store, self.name, self.draft)
         return Recorded(None, (Touched(store.galleries.go_live(self.draft, self.name, self.sequence)),))
 
 
@@ -214,10 +239,3 @@ def _exchanged(store: GalleryStore, row: GalleryRow, previous: GalleryRow) -> tu
     store.galleries.hide(previous.generation)  # its place is taken by the live one, as the live one's by it
     retired = store.galleries.retire(row.generation, row.name)
     return Touched(retired), Touched(store.galleries.go_live(previous.generation, row.name, row.sequence + 1))
-
-
-def _hidden(store: GalleryStore, row: GalleryRow) -> Touched:
-    store.galleries.hide(row.generation)
-    hidden = store.galleries.at(row.generation)
-    assert hidden is not None
-    return Touched(hidden)

@@ -92,6 +92,11 @@ class ItemRows:
             execute(statement, (row_id, item.thumbnail, zlib.crc32(item.thumbnail)))
         return StoredItem(row_id, found is not None)
 
+    def has(self, generation: int, item_id: str) -> bool:
+        """Return whether there is an item of that id."""
+        query = "SELECT 1 FROM items WHERE generation = ? AND item_id = ?"
+        return self._connection.execute(query, (generation, item_id)).fetchone() is not None
+
     def relabel(self, generation: int, update: CheckedUpdate, sequence: int, update_time_s: float) -> Relabelled | None:
         """Change label or metadata of an item; None where there is none of that id."""
         execute = self._connection.execute

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from shitu_server.errors import ShituError, StorageError, UnavailableError
-from shitu_server.gallery.builds import IndexBuilder, IndexFiles
+from shitu_server.gallery.builds import Built, IndexBuilder, IndexFiles
 from shitu_server.gallery.catalogue import Catalogue, LiveGallery, info_of
 from shitu_server.gallery.gallery_rows import GalleryRow
 from shitu_server.gallery.index import Entry, GalleryIndex
@@ -158,6 +158,7 @@ class Ledger:
             else:
                 built.index.adopt(built.neighbours)
             self._outdated = True
+            self._order_next(built)
         self._mend()
         if self._outdated or self._unseen:
             self._publish(())
@@ -169,6 +170,7 @@ class Ledger:
                 row = self._store.galleries.at(generation)
                 if row is not None:
                     self._indexes[generation] = self._loaded(row)
+                    self._order_build(row)
             except Exception:  # noqa: BLE001  # tried again by every write and by `tidy`
                 _log.exception("the index of generation %d cannot be rebuilt", generation)
                 continue
@@ -241,8 +243,19 @@ class Ledger:
         index = self._indexes.get(row.generation)
         job = None if index is None else index.wish()
         if index is not None and job is not None:
-            self._builder.submit(index, row.generation, row.sequence, job)
+            # A draft numbers its own writes, its items have the numbers of the live generation: which of them changed since
+            # cannot be told by a number, so its index is not kept.
+            self._builder.submit(index, row.generation, row.sequence if row.is_live else None, job)
             self._outdated = True
+
+    def _order_next(self, built: Built) -> None:
+        """Build what came during a build; nobody may write again."""
+        if self._indexes.get(built.generation) is not built.index:
+            return  # it was let go of meanwhile
+        with contextlib.suppress(sqlite3.Error):  # the next write orders it
+            row = self._store.galleries.at(built.generation)
+            if row is not None:
+                self._order_build(row)
 
     def _forget_retired(self) -> None:
         """Let go of generations that were live long enough ago."""
@@ -269,7 +282,9 @@ class Ledger:
     def _index_of(self, row: GalleryRow) -> GalleryIndex:
         index = self._indexes.get(row.generation)
         if index is None:
-            index = self._indexes[row.generation] = self._loaded(row)
+            # As it is now: later writes of the same commit are in the database already. Reflecting them again does no harm.
+            now = self._store.galleries.at(row.generation)
+            index = self._indexes[row.generation] = self._loaded(row if now is None else now)
         return index
 
     def _loaded(self, row: GalleryRow) -> GalleryIndex:

@@ -253,7 +253,10 @@ class GraphNeighbours(FaissNeighbours):
 
     LINKS: Final = 32
     BUILD_WIDTH: Final = 128
+    """efConstruction. Of 100,000 rows in clusters 27 s to build; with 80 it takes 17 s, but needs half as much again of efSearch for the
+    same recall, with 200 it takes 40 s and gains nothing."""
     LEAST_WIDTH: ClassVar[int] = 48
+    """With 32, of 256 queries 2 to 4 ended in a wrong cluster."""
 
     @property
     def most_width(self) -> int:
@@ -261,7 +264,7 @@ class GraphNeighbours(FaissNeighbours):
         return self.count
 
     def cost_us(self, reach: int) -> float:
-        """See `Neighbours`."""
+        """See `Neighbours`. Measured with 100,000 rows on one thread of a Zen 4; with a million it is up to twice as much."""
         return 30 + 2.0 * max(reach, self.width(reach))
 
     @classmethod
@@ -281,9 +284,11 @@ class ListNeighbours(FaissNeighbours):
     kind = IndexKind.IVF
 
     LEAST_WIDTH: ClassVar[int] = 4
+    """With tight clusters 1 or 2 lists hold the nearest ten of the rows, but queries are not rows."""
     ROWS_PER_LIST: Final = 8
     """At least, where there are few rows."""
     SAMPLES_PER_LIST: Final = 64
+    """k-means of a million rows takes 30 s with these."""
     RETRAIN_GROWTH: Final = 2
 
     def extends_to(self, count: int) -> bool:
@@ -306,7 +311,7 @@ class ListNeighbours(FaissNeighbours):
         return min(count, cls.SAMPLES_PER_LIST * cls.list_count(count))
 
     def cost_us(self, reach: int) -> float:
-        """See `Neighbours`."""
+        """See `Neighbours`. Measured as for the graph: 0.01 a list, to find those to look through, and 0.05 a row in these."""
         return 0.01 * self.most_width + 0.05 * self.width(reach) * self.count / self.most_width
 
     @classmethod

@@ -84,7 +84,7 @@ class StoreReader:
         Args:
             live: generation to compare with.
             draft: the other.
-            since_sequence: look only at items that were written later; 0 looks at all.
+            since_sequence: look only at items that were written later; 0 looks at all, those of version 1 too, whose number is 0.
             after_row_id: look only at rows behind this one.
             most: items to return.
         """
@@ -97,7 +97,7 @@ class StoreReader:
         )
         with self._one_state():
             found = self._rows("SELECT sequence FROM galleries WHERE generation = ?", (live,))
-            rows = self._rows(query, (draft, live, since_sequence, after_row_id, most))
+            rows = self._rows(query, (draft, live, since_sequence or -1, after_row_id, most))
         items = tuple(
             self._item(columns, self._picture(columns[0], *image), None)
             for _, *columns, image in ((*row[:-2], row[-2:]) for row in rows)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shitu_server.errors import InvalidArgumentError, PreconditionError
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, PreconditionError
 from shitu_server.gallery.catalogue import LiveGallery
-from shitu_server.gallery.checks import check_range, check_text, kept_vectors
+from shitu_server.gallery.checks import check_range, check_text, check_unique, kept_vectors
 from shitu_server.gallery.drafts import DraftProgress
 from shitu_server.gallery.generations import AddToDraft, BeginDraft, DiscardDraft, PublishDraft, Rollback, no_draft
 from shitu_server.gallery.holds import WriteHolds
@@ -58,11 +59,10 @@ class Rebuilds:
                 f'{missing} of {info.item_count} items of gallery "{name}" came as vectors without a picture, which nothing can embed '
                 "anew; add them with pictures, or build another gallery and move an alias to it"
             )
-        draft = await self._writer.write(BeginDraft(name, encoder_fingerprint, dimension), deadline_s)
+        draft = await self._writer.write(BeginDraft(name, generation, encoder_fingerprint, dimension), deadline_s)
         progress = DraftProgress(generation, draft.generation)
-        for generation, other in tuple(self._drafts.items()):
-            if other.name == name:
-                del self._drafts[generation]
+        if draft.generation not in self._drafts:
+            self.forget(name, before=draft.generation)
         self._drafts[draft.generation] = _OpenDraft(name, dimension, info.options.metric, progress)
         return draft
 
@@ -76,6 +76,13 @@ class Rebuilds:
         """See `types.Gallery.add_to_draft`."""
         of = self._draft(name, draft)
         check_range("items", len(items), self._limits.items_per_call, " items")
+        first_places: dict[str, int] = {}
+        for place, item in enumerate(items):
+            check_unique(item.id, place, first_places)
+            if item.vector.shape != (of.dimension,):
+                raise EncoderMismatchError(
+                    f"items[{place}].vector: the draft's vectors have {of.dimension} numbers, this one {item.vector.size}"
+                )
         rows = np.stack([item.vector for item in items])
         vectors = kept_vectors(rows, of.dimension, of.metric, lambda row: f"items[{row}].vector")
         kept = tuple(DraftItem(item.id, item.sequence, row) for item, row in zip(items, vectors, strict=True))
@@ -106,6 +113,20 @@ class Rebuilds:
     async def rollback(self, name: str, *, discard_writes: bool, deadline_s: float | None) -> None:
         """See `types.Gallery.rollback`."""
         await self._writer.write(Rollback(name, discard_writes), deadline_s)
+        self.forget(name)
+
+    def forget(self, name: str, before: float = math.inf) -> None:
+        """Forget the drafts of a gallery that are no more, and what was held back for them.
+
+        Args:
+            name: of the gallery.
+            before: of two calls that begin drafts, the one of the later draft may go on first.
+        """
+        gone = [draft for draft, other in self._drafts.items() if other.name == name and draft < before]
+        for draft in gone:
+            self._close(name, draft)
+        if before == math.inf:
+            self._holds.end(name)
 
     def _draft(self, name: str, draft: int) -> _OpenDraft:
         found = self._drafts.get(draft)

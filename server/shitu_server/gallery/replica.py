@@ -40,12 +40,13 @@ async def open_replica(
     Raises:
         ConfigurationError: a file cannot be read, is damaged, or two are of one gallery; or the folder cannot be written.
     """
+    limits = limits or GalleryLimits()
     directory = await asyncio.to_thread(_new_directory, folder)
     try:
         gallery = await EmbeddedGallery.open(directory, limits, batching, tuning)
         try:
             for path in snapshots:
-                await _restore(gallery, path)
+                await _restore(gallery, path, limits)
             yield gallery
         finally:
             await gallery.close()
@@ -53,17 +54,17 @@ async def open_replica(
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-async def _restore(gallery: EmbeddedGallery, path: Path) -> None:
+async def _restore(gallery: EmbeddedGallery, path: Path, limits: GalleryLimits) -> None:
     try:
-        name = await _name_in(path)
+        name = await _name_in(path, limits)
         await gallery.restore(name, _parts(path))
     except (OSError, InvalidArgumentError, AlreadyExistsError, StorageError) as error:
         raise ConfigurationError(f"the snapshot {path} cannot be served: {error}") from error
 
 
-async def _name_in(path: Path) -> str:
+async def _name_in(path: Path, limits: GalleryLimits) -> str:
     async with contextlib.aclosing(_parts(path)) as parts:
-        return (await SnapshotParser(parts).header()).name
+        return (await SnapshotParser(parts, limits).header()).name
 
 
 async def _parts(path: Path) -> AsyncGenerator[bytes, None]:

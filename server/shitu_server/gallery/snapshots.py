@@ -23,16 +23,21 @@ from google.protobuf import message
 from shitu.v1 import snapshot_pb2 as pb
 from shitu_server.errors import InvalidArgumentError, NotFoundError, StorageError
 from shitu_server.filters import FieldType
-from shitu_server.gallery.checks import CheckedItem
+from shitu_server.gallery.checks import CheckedItem, checked_item, shown
 from shitu_server.gallery.generations import RestoredItem
-from shitu_server.gallery.item_rows import item_checksum
+from shitu_server.gallery.item_rows import UNIT_TOLERANCE, item_checksum
+from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import damaged
-from shitu_server.types import GalleryInfo, GalleryOptions, IndexKind, Metric
+from shitu_server.types import GalleryInfo, GalleryOptions, IndexKind, Metadata, Metric, NewItem
 
 MAGIC: Final = b"SHITU-GALLERY-1\n"
 BLOCK_ITEMS: Final = 64
 BLOCK_BYTES: Final = 64 * 1024 * 1024
 """64 items with all that they may hold are 18 MB."""
+MOST_SEQUENCE: Final = 1 << 53
+"""A billion writes a second for a hundred days: SQLite's numbers end at 1 << 63, and a state only grows."""
+MOST_TIME_S: Final = 2.0**37
+"""The year 6325; a Timestamp ends with the year 9999."""
 _LENGTHS: Final = struct.Struct("<II")
 _FIELD: Final = "data"
 
@@ -64,12 +69,13 @@ class SnapshotReader:
             NotFoundError: the gallery is no more.
             StorageError: the database cannot be read, or an item is not as it was written.
         """
-        digest, count = hashlib.sha256(), 0
+        digest, count, wanted = hashlib.sha256(), 0, 0
         try:
             connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
             try:
                 connection.execute("BEGIN")
-                for part in self._parts(connection):
+                sequence, wanted = self._begun(connection)
+                for part in self._parts(connection, sequence):
                     count += len(part.items.items)
                     block = _block(part)
                     content = block if count or part.HasField("items") else MAGIC + block
@@ -79,13 +85,26 @@ class SnapshotReader:
                 connection.close()
         except sqlite3.Error as error:
             raise StorageError(damaged(self._path, error)) from error
+        if count != wanted:
+            raise StorageError(
+                f'the gallery database {self._path} is damaged: gallery "{self._info.name}" should hold {wanted} items, {count} are '
+                "there; restore an older snapshot"
+            )
         yield _block(pb.SnapshotBlock(end=pb.SnapshotEnd(item_count=count, sha256=digest.digest())))
 
-    def _parts(self, connection: sqlite3.Connection) -> Iterator[pb.SnapshotBlock]:
-        info, generation = self._info, self._info.state.generation
-        found = connection.execute("SELECT sequence FROM galleries WHERE generation = ?", (generation,)).fetchone()
+    def _begun(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Return state and number of items. A deleted generation is none any more: it may be purged already in part."""
+        query = (
+            "SELECT sequence, item_count FROM galleries WHERE generation = ? AND (name IS NOT NULL OR previous_of IS NOT NULL)"
+        )
+        found = connection.execute(query, (self._info.state.generation,)).fetchone()
         if found is None:
-            raise NotFoundError("gallery", info.name, f'gallery "{info.name}" is no more')
+            raise NotFoundError("gallery", self._info.name, f'gallery "{self._info.name}" is no more')
+        sequence, item_count = found
+        return sequence, item_count
+
+    def _parts(self, connection: sqlite3.Connection, sequence: int) -> Iterator[pb.SnapshotBlock]:
+        info, generation = self._info, self._info.state.generation
         yield pb.SnapshotBlock(
             header=pb.SnapshotHeader(
                 name=info.name,
@@ -94,7 +113,7 @@ class SnapshotReader:
                 metric=info.options.metric.value,
                 index_kind=info.options.index_kind.value,
                 fields={name: kind.value for name, kind in info.options.fields.items()},
-                sequence=found[0],
+                sequence=sequence,
                 create_time_s=info.create_time_s,
             )
         )
@@ -139,8 +158,9 @@ class SnapshotReader:
 class SnapshotParser:
     """Takes the bytes of a file as they come, in parts of any size, and gives its items; nothing of it is believed unchecked."""
 
-    def __init__(self, content: AsyncIterator[bytes]) -> None:
+    def __init__(self, content: AsyncIterator[bytes], limits: GalleryLimits) -> None:
         self._content = content
+        self._limits = limits
         self._buffer = bytearray()
         self._digest = hashlib.sha256()
         self._count = 0
@@ -169,7 +189,10 @@ class SnapshotParser:
             if not block.HasField("items"):
                 raise _wrong("a block holds neither items nor the end")
             self._count += len(block.items.items)
-            yield tuple(_restored(item, self._header.dimension) for item in block.items.items)
+            items = tuple(_restored(item, self._header, self._limits) for item in block.items.items)
+            if len({one.item.id for one in items}) < len(items):
+                raise _wrong("an item comes twice")
+            yield items
         if block.end.sha256 != sha256 or block.end.item_count != self._count:
             raise _wrong(
                 f"the checksum of the whole differs, or items are missing: {self._count} of {block.end.item_count}"
@@ -215,27 +238,40 @@ def _header(header: pb.SnapshotHeader) -> SnapshotHeader:
         options = GalleryOptions(Metric(header.metric), IndexKind(header.index_kind), fields)
     except ValueError as error:
         raise _wrong(f"its header says {error}; a later version wrote it") from error
+    if not 1 <= header.sequence <= MOST_SEQUENCE or not 0 <= header.create_time_s <= MOST_TIME_S:
+        raise _wrong(f"its header says state {header.sequence} and time {header.create_time_s}")
     return SnapshotHeader(
         header.name, header.encoder_fingerprint, header.dimension, options, header.sequence, header.create_time_s
     )
 
 
-def _restored(item: pb.SnapshotItem, dimension: int) -> RestoredItem:
-    if len(item.vector) != 4 * dimension:
-        raise _wrong(f'the vector of item "{item.id}" has {len(item.vector)} bytes, expected {4 * dimension}')
+def _restored(item: pb.SnapshotItem, header: SnapshotHeader, limits: GalleryLimits) -> RestoredItem:
+    """Return an item that was found to be one that `types.Gallery.add` would take."""
+    if len(item.vector) != 4 * header.dimension:
+        raise _wrong(f"the vector of item {shown(item.id)} has {len(item.vector)} bytes, expected {4 * header.dimension}")
     vector = np.frombuffer(item.vector, dtype="<f4").astype(np.float32, copy=False)
-    if not np.isfinite(vector).all() or not json_object(item.metadata_json):
-        raise _wrong(f'the vector or the metadata of item "{item.id}" are broken')
+    metadata = _json_object(item.metadata_json)
+    if metadata is None:
+        raise _wrong(f"the metadata of item {shown(item.id)} are no JSON object")
+    if not 0 <= item.sequence <= header.sequence or not 0 <= item.update_time_s <= MOST_TIME_S:
+        raise _wrong(f"item {shown(item.id)} is of state {item.sequence} and time {item.update_time_s}")
+    new = NewItem(item.id, item.label, vector, metadata, item.thumbnail, item.image_digest)
+    try:
+        kept = checked_item(new, "item", header.dimension, header.options, limits).vector
+    except InvalidArgumentError as error:
+        raise _wrong(f"item {shown(item.id)} is none that a gallery takes ({error.message})") from error
+    if np.abs(kept - vector).max() > UNIT_TOLERANCE:
+        raise _wrong(f"the vector of item {shown(item.id)} is not L2-normalised")
     checked = CheckedItem(item.id, item.label, vector, item.metadata_json, item.thumbnail, item.image_digest)
     return RestoredItem(checked, item.sequence, item.update_time_s)
 
 
-def json_object(text: str) -> bool:
-    """Return whether a text is a JSON object."""
+def _json_object(text: str) -> Metadata | None:
     try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _wrong(problem: str) -> InvalidArgumentError:

@@ -67,8 +67,11 @@ class CreateGallery(Write[None]):
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:
         """Raises AlreadyExistsError; StorageError over the limit of galleries."""
         check_free(store, self.name, limits)
+        # What is being restored under the name, or was left of that, must not be taken for a draft of this gallery.
+        left = store.galleries.draft_of(self.name)
+        gone = () if left is None else (hidden(store, left),)
         row = store.galleries.insert(self.name, self.encoder_fingerprint, self.dimension, self.options, time.time())
-        return Recorded(None, (Touched(row),))
+        return Recorded(None, (*gone, Touched(row)))
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,8 @@ class DeleteGallery(Write[None]):
         galleries = store.galleries
         check_not_alias(store, self.name)
         rows = (live(store, self.name), galleries.draft_of(self.name), galleries.previous_of(self.name))
-        hidden = [row.generation for row in rows if row is not None]
-        for generation in hidden:
-            galleries.hide(generation)
         galleries.remove_aliases_of(self.name)
-        return Recorded(None, tuple(Touched(_there(store, generation)) for generation in hidden))
+        return Recorded(None, tuple(hidden(store, row) for row in rows if row is not None))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class AddItems(Write[AddResult]):
         """Raises NotFoundError; UnavailableError where the gallery was replaced meanwhile; StorageError over the limit of items."""
         row = live(store, self.name)
         if Binding(row.encoder_fingerprint, row.dimension, row.options) != self.binding:
-            raise UnavailableError(f'gallery "{self.name}" was made anew during the call; try again', RETRY_AFTER_S)
+            raise made_anew(self.name)
         if row.item_count + len(self.items) > limits.items_per_gallery:
             raise StorageError(f'gallery "{self.name}" is full: {row.item_count} of {limits.items_per_gallery} items')
         added: list[Added] = []
@@ -141,11 +141,15 @@ class UpdateItems(Write[UpdateResult]):
     """Changes labels and metadata of those items that are there."""
 
     name: str
+    options: GalleryOptions
+    """What they were checked against."""
     updates: tuple[CheckedUpdate, ...]
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[UpdateResult]:  # noqa: ARG002
-        """Raises NotFoundError."""
+        """Raises NotFoundError; UnavailableError where the gallery was replaced meanwhile."""
         row = live(store, self.name)
+        if row.options != self.options:
+            raise made_anew(self.name)
         now_s = time.time()
         changed = [store.items.relabel(row.generation, update, row.sequence + 1, now_s) for update in self.updates]
         entries = [Entry(one.row_id, one.item_id, one.label, one.metadata_json) for one in changed if one is not None]
@@ -214,6 +218,11 @@ def putting(stored: Sequence[tuple[CheckedItem, StoredItem]]) -> Callable[[Galle
     return lambda index: index.put(entries, vectors)
 
 
+def made_anew(name: str) -> UnavailableError:
+    """Return the error for a gallery that is another one than the call began with."""
+    return UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
+
+
 def state_of(row: GalleryRow) -> GalleryState:
     """Return the state of a stored gallery."""
     return GalleryState(row.generation, row.sequence)
@@ -229,12 +238,17 @@ def live(store: GalleryStore, name: str) -> GalleryRow:
 
 def check_free(store: GalleryStore, name: str, limits: GalleryLimits) -> None:
     """Raise AlreadyExistsError where a gallery or an alias has the name, StorageError over the limit of galleries."""
-    if store.galleries.find(name) is not None:
-        raise name_taken(name, by_alias=False)
+    check_not_taken(store, name)
     if name in store.galleries.aliases():
         raise name_taken(name, by_alias=True)
     if store.galleries.count() >= limits.gallery_count:
         raise StorageError(f"there are {limits.gallery_count} galleries already, which is the limit; delete one")
+
+
+def check_not_taken(store: GalleryStore, name: str) -> None:
+    """Raise AlreadyExistsError where a gallery has the name."""
+    if store.galleries.find(name) is not None:
+        raise name_taken(name, by_alias=False)
 
 
 def check_not_alias(store: GalleryStore, name: str) -> None:
@@ -244,7 +258,9 @@ def check_not_alias(store: GalleryStore, name: str) -> None:
         raise is_alias(name, target)
 
 
-def _there(store: GalleryStore, generation: int) -> GalleryRow:
-    row = store.galleries.at(generation)
-    assert row is not None
-    return row
+def hidden(store: GalleryStore, row: GalleryRow) -> Touched:
+    """Delete a generation."""
+    store.galleries.hide(row.generation)
+    after = store.galleries.at(row.generation)
+    assert after is not None
+    return Touched(after)

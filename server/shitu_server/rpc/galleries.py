@@ -103,6 +103,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
 
     async def UpdateItems(self, request: pb.UpdateItemsRequest, context: Context) -> pb.UpdateItemsResponse:  # noqa: N802
         """Change labels and metadata of those items that are there."""
+        check_range("updates", len(request.updates), self._limits.items_per_call, " updates")
         updates = [item_update_of(update, f"updates[{i}]") for i, update in enumerate(request.updates)]
         updated = await self._gallery.update_items(request.gallery, updates, deadline_s=deadline_of(context))
         return pb.UpdateItemsResponse(updated_ids=updated.updated_ids, state=state_message(updated.state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 from shitu.v1 import gallery_pb2 as pb
@@ -79,32 +80,12 @@ def index_status_of(message: pb.IndexStatus) -> IndexStatus:
 
 
 def capabilities_message(capabilities: Capabilities) -> pb.GetCapabilitiesResponse:
-    """Return what a backend promises, as it is sent."""
-    return pb.GetCapabilitiesResponse(
-        backend=capabilities.backend,
-        thumbnails=capabilities.thumbnails,
-        lists_oldest_first=capabilities.lists_oldest_first,
-        ties_oldest_first=capabilities.ties_oldest_first,
-        exact_sequences=capabilities.exact_sequences,
-        all_or_nothing=capabilities.all_or_nothing,
-        snapshots=capabilities.snapshots,
-        reembedding=capabilities.reembedding,
-        l2=capabilities.l2,
-        index_kinds=[index_kind_value(kind) for kind in capabilities.index_kinds],
-    )
+    """Return what a backend promises, as it is sent; the fields have the same names."""
+    kinds = [index_kind_value(kind) for kind in capabilities.index_kinds]
+    return pb.GetCapabilitiesResponse(**{**vars(capabilities), "index_kinds": kinds})
 
 
 def capabilities_of(message: pb.GetCapabilitiesResponse) -> Capabilities:
     """Return what a backend promises."""
-    return Capabilities(
-        backend=message.backend,
-        thumbnails=message.thumbnails,
-        lists_oldest_first=message.lists_oldest_first,
-        ties_oldest_first=message.ties_oldest_first,
-        exact_sequences=message.exact_sequences,
-        all_or_nothing=message.all_or_nothing,
-        snapshots=message.snapshots,
-        reembedding=message.reembedding,
-        l2=message.l2,
-        index_kinds=tuple(_INDEX_KINDS[kind] for kind in message.index_kinds),
-    )
+    values = {field.name: getattr(message, field.name) for field in dataclasses.fields(Capabilities)}
+    return Capabilities(**{**values, "index_kinds": tuple(_INDEX_KINDS[kind] for kind in message.index_kinds)})
