@@ -66,7 +66,7 @@ def gallery_search_table(results: dict[str, Any]) -> str:
     lines = [
         (
             f"512 numbers, `top_k` 10, one search thread of {machine['processor']} ({machine['cores']} cores), FAISS "
-            f"{first['versions'].get('faiss-cpu', '')}; synthetic clusters, seed {first['seed']}; commit {commits}. Queries a second, "
+            f"{first['versions'].get('faiss-cpu', '')}; synthetic products, seed {first['seed']}; commit {commits}. Queries a second, "
             "median of 9 turns (quartiles of the ratios). *64 callers* send one query each, the batcher puts them together."
         ),
         "",

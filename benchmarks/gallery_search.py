@@ -4,8 +4,8 @@
 takes most of an hour on two cores, nearly all of it building HNSW, and 8 GB. `python -m benchmarks.docs_tables` makes the table in
 docs/galleries.md from it. Results of sizes and kinds that are not asked for stay as they are.
 
-The galleries are real: rows in SQLite, a real gallery process that builds the index and is started again. Vectors are synthetic:
-clusters on the unit sphere, 512 numbers, seeded; queries lie beside rows. Each rate is measured in turns with FAISS itself (the same
+The galleries are real: rows in SQLite, a real gallery process that builds the index and is started again. Vectors are synthetic, 512
+numbers, seeded: views around products around categories on the unit sphere; queries are further views. Each rate is measured in turns with FAISS itself (the same
 index file with the same widths, one thread) and with numpy, so that all see the same machine.
 """
 
@@ -64,9 +64,12 @@ CALLERS: Final = 64
 ENCODER: Final = "benchmark"
 NAME: Final = "gallery"
 _SEED: Final = 20
-_ROWS_PER_CLUSTER: Final = 50
-_SPREAD: Final = 0.6
-"""Of a cluster around its centre, beside 1: neighbours have cosines about .7, as crops of one product have."""
+_CATEGORIES: Final = 500
+_ROWS_PER_PRODUCT: Final = 50
+_PRODUCT_SPREAD: Final = 1.0
+"""Of products around their category, beside 1: two of one category have a cosine about .5."""
+_VIEW_SPREAD: Final = 0.6
+"""Of views around their product, beside 1: two of one product have a cosine about .7."""
 _BUILD_TIMEOUT_S: Final = 3600
 
 _console = Console(stderr=True)
@@ -137,19 +140,20 @@ async def measured(data: Data, kind: IndexKind, folder: Path) -> dict[str, Any]:
 
 def _data(size: int) -> Data:
     rng = np.random.default_rng(_SEED)
-    centres = _units(rng.standard_normal((max(1, size // _ROWS_PER_CLUSTER), DIMENSION), dtype=np.float32))
+    categories = _units(rng.standard_normal((_CATEGORIES, DIMENSION), dtype=np.float32))
+    product_count = max(1, size // _ROWS_PER_PRODUCT)
+    products = _beside(categories[rng.integers(_CATEGORIES, size=product_count)], _PRODUCT_SPREAD, rng)
     rows = np.empty((size, DIMENSION), dtype=np.float32)
     for begin in range(0, size, 10_000):
         end = min(size, begin + 10_000)
-        chosen = centres[rng.integers(len(centres), size=end - begin)]
-        rows[begin:end] = _beside(chosen, rng)
-    queries = _beside(centres[rng.integers(len(centres), size=QUERIES)], rng)
+        rows[begin:end] = _beside(products[rng.integers(product_count, size=end - begin)], _VIEW_SPREAD, rng)
+    queries = _beside(products[rng.integers(product_count, size=QUERIES)], _VIEW_SPREAD, rng)
     return Data(rows, queries, _exactly_nearest(rows, queries, TOP_K))
 
 
-def _beside(vectors: Vectors, rng: np.random.Generator) -> Vectors:
+def _beside(vectors: Vectors, spread: float, rng: np.random.Generator) -> Vectors:
     noise = _units(rng.standard_normal(vectors.shape, dtype=np.float32))
-    return _units(vectors + np.float32(_SPREAD) * noise)
+    return _units(vectors + np.float32(spread) * noise)
 
 
 def _units(vectors: Vectors) -> Vectors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ from shitu_server.types import (
 
 GALLERY = "crash"
 DIMENSIONS = {"encoder-a": 48, "encoder-b": 32}
+WRITERS = 4
 IDS_PER_WRITER = 150
 ITEMS_PER_CALL = 24
 PICTURE_BYTES = 24
@@ -74,7 +75,10 @@ class Book:
 
 
 class Workload:
-    """Four writers, each of its own ids, one searching reader and an operator, over one client."""
+    """Writers, each of its own ids, one searching reader and an operator, over one client."""
+
+    _WORKS = ("_reembed", "_snapshot_and_restore", "_move_alias", "_roll_back", "_replace_spare")
+    _REBUILDS = ("_reembed", "_reembed", "_roll_back", "_snapshot_and_restore")
 
     def __init__(self, client: GalleryClient, seed: int) -> None:
         self.client = client
@@ -91,11 +95,11 @@ class Workload:
         )
         await self.client.set_alias("current", GALLERY)
 
-    async def run(self, writers: int = 4) -> None:
-        """Work until the process is gone."""
-        tasks = [asyncio.ensure_future(self._until_gone(self._write(n))) for n in range(writers)]
-        tasks += [asyncio.ensure_future(self._until_gone(work)) for work in (self._operate(), self._search())]
-        await asyncio.gather(*tasks)
+    async def run(self, *, rebuilding: bool = False) -> None:
+        """Work until the process is gone: four writers as fast as they can, or one that leaves time for a gallery to be made anew."""
+        operator = self._operate(self._REBUILDS if rebuilding else self._WORKS)
+        writers = [self._write(0, pause_s=0.02)] if rebuilding else [self._write(n) for n in range(WRITERS)]
+        await asyncio.gather(*(self._until_gone(work) for work in (*writers, operator, self._search())))
 
     async def _until_gone(self, work: AsyncIterator[None]) -> None:
         try:
@@ -104,7 +108,7 @@ class Workload:
         except UnavailableError:
             return
 
-    async def _write(self, writer: int) -> AsyncIterator[None]:
+    async def _write(self, writer: int, pause_s: float = 0.0) -> AsyncIterator[None]:
         chance = random.Random(self._random.random())
         encoder = (await self.client.get(GALLERY)).encoder_fingerprint
         while True:
@@ -124,6 +128,7 @@ class Workload:
             self.book.settle(self.book.open_calls.pop(writer))
             self.book.acknowledged[kind] += 1
             yield
+            await asyncio.sleep(pause_s)
 
     def _next_call(self, chance: random.Random, writer: int) -> tuple[str, State]:
         ids = [f"{writer}-{n}" for n in chance.sample(range(IDS_PER_WRITER), chance.randint(1, ITEMS_PER_CALL))]
@@ -163,19 +168,18 @@ class Workload:
             yield
             await asyncio.sleep(0.01)
 
-    async def _operate(self) -> AsyncIterator[None]:
+    async def _operate(self, works: Sequence[str]) -> AsyncIterator[None]:
         chance = random.Random(self._random.random())
-        works = [self._reembed, self._snapshot_and_restore, self._move_alias, self._roll_back, self._replace_spare]
         while True:
             work = chance.choice(works)
             try:
-                await work(chance)
+                await getattr(self, work)(chance)
             except UnavailableError:
                 raise
             except ShituError as error:
                 assert isinstance(error, (PreconditionError, NotFoundError)), error
             else:
-                self.book.acknowledged[work.__name__] += 1
+                self.book.acknowledged[work] += 1
             yield
 
     async def _reembed(self, chance: random.Random) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,3 +72,19 @@ def test_filters_are_limited():
         with pytest.raises(InvalidArgumentError):
             check_filter(where, FIELDS)
     check_filter(deep.operand, FIELDS)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("part", ["filters", "values"])
+def test_message_of_too_many_is_refused_before_it_is_taken_apart(part: str):
+    """A few MB would hold up the event loop for seconds."""
+    one = filter_message(Eq("label", "a"))
+    values = [types_pb2.FieldValue(boolean=True)] * 500_000
+    inner = types_pb2.Filter(any_of=types_pb2.FilterList(filters=[one] * 200))
+    where = {
+        "filters": types_pb2.Filter(all_of=types_pb2.FilterList(filters=[inner] * 2000)),
+        "values": types_pb2.Filter(is_in=types_pb2.FieldIn(field="label", values=values)),
+    }[part]
+    begin_s = time.perf_counter()
+    with pytest.raises(InvalidArgumentError, match="expected at most"):
+        filter_of(where)
+    assert time.perf_counter() - begin_s < 0.1

@@ -384,18 +384,33 @@ def test_labels_are_found_though_each_row_has_its_own():
     assert found_rows(index.snapshot(), rows[:5], 7, None, 2) == nearest_rows(rows, rows[:5], 7)
 
 
+def test_of_labels_that_are_as_near_the_older_are_found():
+    """They lie behind more rows of one label than are looked at one after the other, so all rows are compared."""
+    query = unit_rows(1, 8)
+    near = query + 0.1 * unit_rows(5000, 8, seed=1)
+    rows = np.concatenate([near / np.linalg.norm(near, axis=1, keepdims=True), np.repeat(-query, 6, axis=0)])
+    index = flat_index(8, chunk_rows=1000)
+    index.put(entries(0, 5006, lambda i: "big" if i < 5000 else f"label {i}")[::-1], rows[::-1])
+    found = index.snapshot().search(query, 3, None, 1)[0]
+    assert [f.entry.row_id for f in found[1:]] == [5000, 5001]
+    assert found[0].entry.label == "big"
+
+
 def test_texts_that_no_row_has_any_more_are_forgotten():
+    """In chunks that changed and in those that did not."""
     rows = unit_rows(20, 4)
-    index = flat_index(4)
-    index.put(entries(0, 20), rows)
+    index = flat_index(4, chunk_rows=8)
+    index.put(entries(0, 20, "first {}".format), rows)
+    index.relabel(entries(0, 20))  # so that all have other numbers later
     first = index.snapshot()
-    for turn in range(300):
-        index.relabel(entries(0, 20, lambda i, turn=turn: f"{turn} of {i}"))
+    for turn in range(450):
+        index.relabel(entries(8, 20, lambda i, turn=turn: f"{turn} of {i}"))
+        assert len(index.snapshot().search(rows[:1], 20, None, 1)[0]) == 20
     assert len(index._schema.labels) < 4200
-    assert found_rows(index.snapshot(), rows[:1], 9, Eq("label", "299 of 3")) == [[3]]
-    assert found_rows(index.snapshot(), rows[:1], 9, Eq("label", "298 of 3")) == [[]]
-    assert len(index.snapshot().search(rows[:1], 20, None, 1)[0]) == 20
-    assert found_rows(first, rows[:1], 9, Eq("label", "label 3")) == [[3]]
+    assert found_rows(index.snapshot(), rows[:1], 9, Eq("label", "449 of 13")) == [[13]]
+    assert found_rows(index.snapshot(), rows[:1], 9, Eq("label", "448 of 13")) == [[]]
+    assert found_rows(index.snapshot(), rows[:1], 9, Eq("label", "label 3")) == [[3]]
+    assert found_rows(first, rows[:1], 9, Eq("label", "label 13")) == [[13]]
 
 
 class Worker:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import shutil
 import struct
 import threading
 import time
@@ -19,10 +20,12 @@ import pytest
 from shitu.v1 import snapshot_pb2 as pb
 from shitu_server.errors import (
     AlreadyExistsError,
+    ConfigurationError,
     DeadlineExceededError,
     EncoderMismatchError,
     InvalidArgumentError,
     NotFoundError,
+    OverloadedError,
     StorageError,
     UnavailableError,
 )
@@ -31,8 +34,10 @@ from shitu_server.gallery.embedded import EmbeddedGallery
 from shitu_server.gallery.index import BuildJob, Neighbours
 from shitu_server.gallery.limits import GalleryLimits, IndexOptions
 from shitu_server.gallery.snapshots import MAGIC, SnapshotReader
+from shitu_server.gallery.store import FILE_NAME, GalleryStore
 from shitu_server.gallery.writer import GroupWriter
-from shitu_server.types import DraftItem, GalleryOptions, IndexKind, Item, NewItem, SearchOptions
+from shitu_server.gallery.writes import DeleteAlias
+from shitu_server.types import DraftItem, GalleryOptions, IndexKind, Item, ItemUpdate, NewItem, SearchOptions
 
 WIDTH = 8
 ROWS = np.random.default_rng(0).standard_normal((3000, WIDTH)).astype(np.float32)
@@ -98,11 +103,22 @@ async def begun(*calls) -> list[asyncio.Task]:
     return tasks
 
 
+async def by_the_writer(gallery: EmbeddedGallery, work: Callable[[GalleryStore], object]) -> None:
+    """Change the database behind the gallery's back, but not beside its writer."""
+
+    def change() -> None:
+        with gallery._store.transaction():
+            work(gallery._store)
+
+    await asyncio.wrap_future(gallery._writer._executor.submit(change))
+
+
 async def test_items_of_version_1_are_embedded_anew(gallery: EmbeddedGallery):
     await gallery.create("g", "a", WIDTH)
     await gallery.add("g", items(0, 5), "a")
-    with gallery._store.transaction():
-        gallery._store._connection.execute("UPDATE items SET sequence = 0")  # as the migration leaves them
+    await by_the_writer(
+        gallery, lambda store: store._connection.execute("UPDATE items SET sequence = 0")
+    )  # as migrated
     draft = (await gallery.begin_draft("g", "b", WIDTH)).generation
     await fill(gallery, draft)
     assert (await gallery.publish("g", draft)).item_count == 5
@@ -111,7 +127,9 @@ async def test_items_of_version_1_are_embedded_anew(gallery: EmbeddedGallery):
 async def test_gallery_made_anew_and_filled_in_one_commit(gallery: EmbeddedGallery):
     await gallery.create("g", "a", WIDTH)
     with together(gallery):
-        tasks = await begun(gallery.get("g"), gallery.delete("g"), gallery.create("g", "a", WIDTH), gallery.add("g", items(0, 3), "a"))
+        tasks = await begun(
+            gallery.get("g"), gallery.delete("g"), gallery.create("g", "a", WIDTH), gallery.add("g", items(0, 3), "a")
+        )
     await asyncio.gather(*tasks)
     assert await ids_found(gallery) == ["0", "1", "2"]
 
@@ -196,24 +214,33 @@ async def test_wake_during_tidying_is_not_lost():
     await group.close()
 
 
-async def test_deleted_galleries_are_purged_under_writes(gallery: EmbeddedGallery):
-    await gallery.create("g", "a", WIDTH)
-    await gallery.create("gone", "a", WIDTH)
-    await gallery.add("gone", items(0, 200), "a")
-    done = False
+async def test_tidied_while_writes_never_cease(monkeypatch: pytest.MonkeyPatch):
+    class Busy:
+        tidied = 0
+        applied = 0
 
-    async def write_on() -> None:
-        while not done:
-            await gallery.add("g", items(0, 1), "a")
-            await asyncio.sleep(0.001)
+        def apply(self, writes: list[object]) -> list[None]:
+            self.applied += 1
+            if self.tidied < 3:
+                asyncio.run_coroutine_threadsafe(again(), loop).result()  # before the writer looks what waits
+            return [None] * len(writes)
 
-    writers = [asyncio.ensure_future(write_on()) for _ in range(32)]
-    await gallery.delete("gone")
-    await asyncio.sleep(3)
-    count = await gallery._reads.read(lambda reader: reader._rows("SELECT COUNT(*) FROM galleries", ())[0][0], None)
-    done = True
-    await asyncio.gather(*writers)
-    assert count == 1
+        def tidy(self) -> bool:
+            self.tidied += 1
+            return False
+
+    async def again() -> None:
+        written.append(asyncio.ensure_future(group.write(DeleteAlias("a"), None)))
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("shitu_server.gallery.writer.BUSY_TIDY_INTERVAL_S", 0.05)
+    loop, busy, written = asyncio.get_running_loop(), Busy(), list[asyncio.Task[None]]()
+    group = GroupWriter(busy, GalleryLimits())  # type: ignore[arg-type]
+    await again()
+    await until(lambda: busy.tidied >= 3)
+    assert busy.applied > 20
+    await group.close()
+    await asyncio.gather(*written)
 
 
 async def test_draft_begun_while_the_live_generation_is_replaced(gallery: EmbeddedGallery):
@@ -292,7 +319,12 @@ async def test_index_of_a_draft_is_not_taken_for_one_of_later_items(tmp_path: Pa
     if indexed is not None:
         living = indexed.neighbours.origin.row_ids[indexed.alive].tolist()
         connection = gallery._store._connection
-        rows = [connection.execute("SELECT row_id FROM items WHERE generation = ? AND item_id = ?", (draft, i)).fetchone()[0] for i in moved]
+        rows = [
+            connection.execute("SELECT row_id FROM items WHERE generation = ? AND item_id = ?", (draft, i)).fetchone()[
+                0
+            ]
+            for i in moved
+        ]
         assert not set(rows) & set(living)
     await gallery.close()
 
@@ -348,7 +380,9 @@ async def test_nothing_of_a_file_made_by_hand_is_believed(gallery: EmbeddedGalle
 async def test_item_of_an_earlier_block_that_comes_again(gallery: EmbeddedGallery):
     twice = [{"id": "1"}] + [{"id": str(i)} for i in range(2, 65)]
     content = made_by_hand({}, *twice)
-    again = block_of(items=pb.SnapshotItems(items=[pb.SnapshotItem(id="1", label="l", metadata_json="{}", vector=UNIT, sequence=2)]))
+    again = block_of(
+        items=pb.SnapshotItems(items=[pb.SnapshotItem(id="1", label="l", metadata_json="{}", vector=UNIT, sequence=2)])
+    )
     end = len(block_of(end=pb.SnapshotEnd(item_count=64, sha256=bytes(32))))
     content = content[:-end] + again
     content += block_of(end=pb.SnapshotEnd(item_count=65, sha256=hashlib.sha256(content).digest()))
@@ -387,9 +421,12 @@ async def test_snapshot_of_what_is_being_purged_is_refused(gallery: EmbeddedGall
     for begin in range(0, 2000, 250):
         await gallery.add("g", items(begin, begin + 250), "a")
     reader = SnapshotReader(gallery._store.path, gallery._live("g").info)
-    with gallery._store.transaction():
-        gallery._store.galleries.hide(1)
-        gallery._store.purge(100)
+
+    def hide(store: GalleryStore) -> None:
+        store.galleries.hide(1)
+        store.purge(100)
+
+    await by_the_writer(gallery, hide)
     with pytest.raises(NotFoundError):
         list(reader.blocks())
 
@@ -397,8 +434,7 @@ async def test_snapshot_of_what_is_being_purged_is_refused(gallery: EmbeddedGall
 async def test_snapshot_that_lacks_rows_is_refused(gallery: EmbeddedGallery):
     await gallery.create("g", "a", WIDTH)
     await gallery.add("g", items(0, 3), "a")
-    with gallery._store.transaction():
-        gallery._store._connection.execute("DELETE FROM items WHERE item_id = '1'")
+    await by_the_writer(gallery, lambda store: store._connection.execute("DELETE FROM items WHERE item_id = '1'"))
     with pytest.raises(StorageError, match="should hold 3 items, 2 are there"):
         await snapshot(gallery)
 
@@ -426,3 +462,95 @@ async def published_again(gallery: EmbeddedGallery) -> None:
     draft = (await gallery.begin_draft("g", "c", WIDTH)).generation
     await fill(gallery, draft)
     await gallery.publish("g", draft)
+
+
+async def test_page_of_a_draft_fits_into_a_reply(gallery: EmbeddedGallery):
+    await gallery.create("g", "a", WIDTH)
+    large = [NewItem(str(i), "l", ROWS[i], {}, bytes(256 * 1024)) for i in range(100)]
+    await gallery.add("g", large, "a")
+    draft = (await gallery.begin_draft("g", "b", WIDTH)).generation
+    assert len(await gallery.draft_changes("g", draft, 256)) == 64
+    await fill(gallery, draft)
+    assert (await gallery.publish("g", draft)).item_count == 100
+
+
+async def test_what_was_restored_in_vain_is_deleted_as_soon_as_the_queue_has_room(tmp_path: Path):
+    gallery = await EmbeddedGallery.open(tmp_path, GalleryLimits(write_queue_calls=2))
+    await gallery.create("other", "a", WIDTH)
+    content = made_by_hand({}, {})
+    fills = asyncio.Event()
+
+    async def broken_off() -> AsyncIterator[bytes]:
+        yield content[:-40]
+        await fills.wait()
+
+    restoring = asyncio.ensure_future(gallery.restore("g", broken_off()))
+    await asyncio.sleep(0.2)
+    with together(gallery):
+        writes = await begun(*(gallery.add("other", items(i, i + 1), "a") for i in range(1)))
+        writes += await begun(*(gallery.add("other", items(i, i + 1), "a") for i in range(1, 3)))
+        fills.set()
+        await asyncio.sleep(0.2)
+    await asyncio.gather(*writes)
+    with pytest.raises(InvalidArgumentError, match="nothing was restored"):
+        await restoring
+    assert gallery._store.galleries.drafts() == []
+    await gallery.close()
+
+
+async def test_metric_that_is_none_is_told_at_the_start(tmp_path: Path):
+    gallery = await EmbeddedGallery.open(tmp_path)
+    await gallery.create("g", "a", WIDTH)
+    await by_the_writer(
+        gallery, lambda store: store._connection.execute("UPDATE galleries SET metric = 'inner_producu'")
+    )
+    await gallery.close()
+    with pytest.raises(ConfigurationError, match="inner_producu"):
+        await EmbeddedGallery.open(tmp_path)
+
+
+async def test_updates_and_removals_that_wait_count_by_their_size(gallery: EmbeddedGallery):
+    await gallery.create("g", "a", WIDTH)
+    gallery._writer._limits = GalleryLimits(write_queue_bytes=100_000)
+    with together(gallery):
+        await begun(gallery.add("g", items(0, 1), "a"))
+        updates = [ItemUpdate(str(i), None, {"k": "x" * 10_000}) for i in range(9)]
+        await begun(gallery.update_items("g", updates))
+        with pytest.raises(OverloadedError):
+            await gallery.update_items("g", updates)
+        with pytest.raises(OverloadedError):
+            await gallery.remove("g", ["x" * 200 + str(i) for i in range(100)])
+
+
+async def test_index_of_another_history_is_not_brought_back_by_a_rollback(tmp_path: Path):
+    """The database was put back from a copy; the files of indexes were not."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    gallery = await EmbeddedGallery.open(data, tuning=TUNING)
+    await published(gallery, 300, HNSW)
+    await gallery.close()
+    shutil.copy(data / FILE_NAME, copy)
+    gallery = await EmbeddedGallery.open(data, tuning=TUNING)
+    await gallery.rollback("g")
+    for begin in range(300, 900, 200):
+        await gallery.add("g", items(begin, begin + 200), "a")
+    await until((data / "indexes" / "1.json").exists)
+    await until(lambda: gallery._live("g").info.index.indexed_count > 800)
+    last = gallery._live("g").info.state.sequence
+    await gallery.close()
+    shutil.copy(copy, data / FILE_NAME)
+    gallery = await EmbeddedGallery.open(data, tuning=IndexOptions())
+    while gallery._live("g").info.state.sequence < last:
+        await gallery.add("g", items(0, 1), "b")
+    await gallery.rollback("g", discard_writes=True)
+    assert gallery._live("g").info.index.indexed_count == 0
+    await gallery.close()
+
+
+async def test_items_of_a_full_gallery_can_be_replaced(tmp_path: Path):
+    gallery = await EmbeddedGallery.open(tmp_path, GalleryLimits(items_per_gallery=10))
+    await gallery.create("g", "a", WIDTH)
+    await gallery.add("g", items(0, 10), "a")
+    assert (await gallery.add("g", items(0, 10), "a")).added[0].replaced
+    with pytest.raises(StorageError, match="full"):
+        await gallery.add("g", items(9, 11), "a")
+    await gallery.close()

@@ -78,11 +78,16 @@ class Archive:
             raise
 
     async def _drop(self, name: str, draft: int) -> None:
-        """Delete what was restored in vain. Where that fails too, the next restore of the name or the next start does it."""
-        try:
-            await asyncio.shield(self._writer.write(DiscardDraft(name, draft), None))
-        except ShituError:
-            return
+        """Delete what was restored in vain. Where that fails too, the next gallery of the name or the next start does it."""
+        while True:
+            try:
+                await asyncio.shield(self._writer.write(DiscardDraft(name, draft), None))
+            except OverloadedError as error:
+                await asyncio.sleep(error.retry_after_s)
+            except ShituError:
+                return
+            else:
+                return
 
     def _check(self, header: SnapshotHeader) -> None:
         check_text("encoder_fingerprint", header.encoder_fingerprint, self._limits.fingerprint_characters)

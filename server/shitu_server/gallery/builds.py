@@ -76,6 +76,10 @@ class IndexFiles:
             return None
         return neighbours, built_at
 
+    def check(self, generation: int, sequence: int) -> None:
+        """Remove what was kept of a generation where it is of another history: later, a rollback gives it a greater state."""
+        self.load(generation, sequence)
+
     def remove(self, generation: int) -> None:
         """Remove what was kept of a generation that is no more."""
         self._gone.add(generation)
@@ -83,7 +87,8 @@ class IndexFiles:
 
     def _unlink(self, generation: int) -> None:
         for path in self._folder.glob(f"{generation}.*"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not loaded in any case
+                path.unlink(missing_ok=True)
 
     def keep_only(self, generations: set[int]) -> None:
         """Remove what was kept of generations that are no more."""

@@ -57,6 +57,11 @@ class CheckedUpdate:
     label: str | None
     metadata_json: str | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes, about."""
+        return len(self.id) + len(self.label or "") + len(self.metadata_json or "")
+
 
 def check_name(name: str, field: str = "name") -> None:
     """Raise InvalidArgumentError unless `name` may name a gallery."""

@@ -106,6 +106,10 @@ class Ledger:
         live, drafts = galleries.live(), galleries.drafts()
         names = {row.name for row in live}
         self._files.keep_only(galleries.generations())
+        for row in live:
+            previous = galleries.previous_of(row.name)
+            if previous is not None:
+                self._files.check(previous.generation, previous.sequence)
         for row in (*live, *(draft for draft in drafts if draft.name in names)):
             self._indexes[row.generation] = self._loaded(row)
         # What was being restored when the process ended has no gallery, and nobody who goes on with it. A full disk may keep it.

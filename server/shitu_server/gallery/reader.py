@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import zlib
@@ -25,6 +26,10 @@ from shitu_server.types import Item, Metadata, Page
 _BYTES: Final = "CAST(coalesce({}, '') AS BLOB)"
 """In a damaged row a value may be of any type: made bytes, it fails its checksum."""
 _COLUMNS: Final = "item_id, label, metadata, update_time_s, image_digest, sequence"
+
+
+PICTURES_BYTES: Final = 16 * 1024 * 1024
+"""Of a page of a draft: 64 pictures of the greatest size, a quarter of what a reply may hold."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class StoreReader:
             draft: the other.
             since_sequence: look only at items that were written later; 0 looks at all, those of version 1 too, whose number is 0.
             after_row_id: look only at rows behind this one.
-            most: items to return.
+            most: items to return; fewer where their pictures are over `PICTURES_BYTES` together, but one at least.
         """
         by = "INDEXED BY items_by_sequence" if since_sequence else ""
         query = (
@@ -98,6 +103,8 @@ class StoreReader:
         with self._one_state():
             found = self._rows("SELECT sequence FROM galleries WHERE generation = ?", (live,))
             rows = self._rows(query, (draft, live, since_sequence or -1, after_row_id, most))
+        sizes = itertools.accumulate(len(row[-2] or b"") for row in rows)
+        rows = rows[: max(1, sum(size <= PICTURES_BYTES for size in sizes))]
         items = tuple(
             self._item(columns, self._picture(columns[0], *image), None)
             for _, *columns, image in ((*row[:-2], row[-2:]) for row in rows)

@@ -94,9 +94,7 @@ class SnapshotReader:
 
     def _begun(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return state and number of items. A deleted generation is none any more: it may be purged already in part."""
-        query = (
-            "SELECT sequence, item_count FROM galleries WHERE generation = ? AND (name IS NOT NULL OR previous_of IS NOT NULL)"
-        )
+        query = "SELECT sequence, item_count FROM galleries WHERE generation = ? AND (name IS NOT NULL OR previous_of IS NOT NULL)"
         found = connection.execute(query, (self._info.state.generation,)).fetchone()
         if found is None:
             raise NotFoundError("gallery", self._info.name, f'gallery "{self._info.name}" is no more')
@@ -248,7 +246,9 @@ def _header(header: pb.SnapshotHeader) -> SnapshotHeader:
 def _restored(item: pb.SnapshotItem, header: SnapshotHeader, limits: GalleryLimits) -> RestoredItem:
     """Return an item that was found to be one that `types.Gallery.add` would take."""
     if len(item.vector) != 4 * header.dimension:
-        raise _wrong(f"the vector of item {shown(item.id)} has {len(item.vector)} bytes, expected {4 * header.dimension}")
+        raise _wrong(
+            f"the vector of item {shown(item.id)} has {len(item.vector)} bytes, expected {4 * header.dimension}"
+        )
     vector = np.frombuffer(item.vector, dtype="<f4").astype(np.float32, copy=False)
     metadata = _json_object(item.metadata_json)
     if metadata is None:

@@ -20,7 +20,7 @@ from shitu_server.gallery.schema import prepare
 FILE_NAME: Final = "galleries.sqlite3"
 
 
-def damaged(path: Path, error: sqlite3.Error) -> str:
+def damaged(path: Path, error: Exception) -> str:
     """Return the message for a database that cannot be read."""
     return (
         f"the gallery database {path} cannot be read: {error}; the file is damaged or its disk fails. "
@@ -79,7 +79,7 @@ class GalleryStore:
         """Reads inside raise ConfigurationError where the database is damaged."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # the latter of a metric or a kind that is none
             raise ConfigurationError(damaged(self.path, error)) from error
 
     def purge(self, row_count: int) -> int | None:

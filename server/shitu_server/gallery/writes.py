@@ -117,7 +117,7 @@ class AddItems(Write[AddResult]):
         row = live(store, self.name)
         if Binding(row.encoder_fingerprint, row.dimension, row.options) != self.binding:
             raise made_anew(self.name)
-        if row.item_count + len(self.items) > limits.items_per_gallery:
+        if row.item_count + len(self.items) > limits.items_per_gallery < row.item_count + self._new_count(store, row):
             raise StorageError(f'gallery "{self.name}" is full: {row.item_count} of {limits.items_per_gallery} items')
         added: list[Added] = []
         stored: list[tuple[CheckedItem, StoredItem]] = []
@@ -135,6 +135,9 @@ class AddItems(Write[AddResult]):
         after = store.galleries.advance(row.generation, sum(not written.replaced for _, written in stored))
         return Recorded(AddResult(tuple(added), state_of(after)), (Touched(after, putting(stored)),))
 
+    def _new_count(self, store: GalleryStore, row: GalleryRow) -> int:
+        return sum(not store.items.has(row.generation, item.id) for item in self.items)
+
 
 @dataclass(frozen=True)
 class UpdateItems(Write[UpdateResult]):
@@ -144,6 +147,11 @@ class UpdateItems(Write[UpdateResult]):
     options: GalleryOptions
     """What they were checked against."""
     updates: tuple[CheckedUpdate, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes while it waits, about."""
+        return sum(update.size_bytes for update in self.updates)
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[UpdateResult]:  # noqa: ARG002
         """Raises NotFoundError; UnavailableError where the gallery was replaced meanwhile."""
@@ -164,6 +172,11 @@ class RemoveItems(Write[RemoveResult]):
 
     name: str
     item_ids: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes while it waits, about."""
+        return sum(map(len, self.item_ids))
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[RemoveResult]:  # noqa: ARG002
         """Raises NotFoundError."""
