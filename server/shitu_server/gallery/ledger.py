@@ -150,7 +150,9 @@ class Ledger:
         if isinstance(outcome, ShituError):
             return outcome
         if self._unseen or any(touched.row.generation in self._stale for touched in outcome.touched):
-            return UnavailableError("the write is stored, but cannot be searched yet; sending it again does no harm")
+            return UnavailableError(
+                "the write is stored, but cannot be searched yet; look at the gallery before you send it again"
+            )
         return outcome.result
 
     def _settle(self) -> None:
