@@ -54,13 +54,15 @@ RESULTS: Final = Path(__file__).resolve().parent / "results" / "gallery_search.j
 DIMENSION: Final = 512
 TOP_K: Final = 10
 BATCH: Final = 64
-PAIRS: Final = 9
+PAIRS: Final = 7
 SLICE_S: Final = 1.0
 """Of each of the rivals, in each of the pairs."""
 QUERIES: Final = 640
 SHARES: Final = (1.0, 0.1, 0.01, 0.001)
 """Of the items that a filter allows."""
 CALLERS: Final = 64
+BATCHES_AT_ONCE: Final = 4
+"""Of several callers: while one batch is searched, hits of the one before it are made."""
 ENCODER: Final = "benchmark"
 NAME: Final = "gallery"
 _SEED: Final = 20
@@ -302,20 +304,31 @@ async def _rates(gallery: EmbeddedGallery, data: Data, direct: Search) -> dict[s
     def numpy_search(queries: Vectors) -> None:
         _exactly_nearest(data.rows, queries, TOP_K)
 
-    async def ours(queries: Vectors) -> None:
+    async def ours(queries: Vectors) -> int:
         await gallery.search(NAME, queries, ENCODER, SearchOptions(TOP_K))
+        return len(queries)
 
-    async def callers(queries: Vectors) -> None:
-        one_each = (ours(queries[i : i + 1]) for i in range(CALLERS))
-        await asyncio.gather(*one_each)
+    async def side_by_side(queries: Vectors) -> int:
+        return sum(await asyncio.gather(*(ours(queries) for _ in range(BATCHES_AT_ONCE))))
 
-    async def faiss_search(queries: Vectors) -> None:
+    async def callers(queries: Vectors) -> int:
+        return sum(await asyncio.gather(*(ours(queries[i : i + 1]) for i in range(CALLERS))))
+
+    async def faiss_search(queries: Vectors) -> int:
         direct(queries)
+        return len(queries)
 
-    async def by_numpy(queries: Vectors) -> None:
+    async def by_numpy(queries: Vectors) -> int:
         numpy_search(queries)
+        return len(queries)
 
-    batch = {"ours": ours, "callers": callers, "faiss": faiss_search, "numpy": by_numpy}
+    batch = {
+        "ours": ours,
+        "side_by_side": side_by_side,
+        "callers": callers,
+        "faiss": faiss_search,
+        "numpy": by_numpy,
+    }
     single = {"ours": ours, "faiss": faiss_search, "numpy": by_numpy}
     return {
         "batch_64": await _in_turns(batch, data.queries, BATCH),
@@ -323,7 +336,8 @@ async def _rates(gallery: EmbeddedGallery, data: Data, direct: Search) -> dict[s
     }
 
 
-Rival = Callable[[Vectors], Awaitable[None]]
+Rival = Callable[[Vectors], Awaitable[int]]
+"""Returns how many queries it answered."""
 
 
 async def _in_turns(rivals: dict[str, Rival], queries: Vectors, batch: int) -> dict[str, Any]:
@@ -336,7 +350,7 @@ async def _in_turns(rivals: dict[str, Rival], queries: Vectors, batch: int) -> d
             rates[name].append(await _rate(rivals[name], queries, batch, pair))
     figures: dict[str, Any] = {name: _summary(values) for name, values in rates.items()}
     for name in rivals:
-        if name in ("ours", "callers"):
+        if name in ("ours", "side_by_side", "callers"):
             ratios = [one / other for one, other in zip(rates[name], rates["faiss"], strict=True)]
             figures[f"{name}_by_faiss"] = _summary(ratios)
     return figures
@@ -346,9 +360,8 @@ async def _rate(search: Rival, queries: Vectors, batch: int, offset: int) -> flo
     count, begin_s = 0, time.perf_counter()
     place = offset * batch % (len(queries) - batch)
     while (elapsed_s := time.perf_counter() - begin_s) < SLICE_S or not count:
-        await search(queries[place : place + batch])
+        count += await search(queries[place : place + batch])
         place = (place + batch) % (len(queries) - batch)
-        count += batch
     return count / elapsed_s if elapsed_s else 0.0
 
 
@@ -365,8 +378,9 @@ async def _filtered(gallery: EmbeddedGallery, data: Data, share: float) -> dict[
     nearest = allowed[_exactly_nearest(data.rows[allowed], data.queries, min(TOP_K, len(allowed)))]
     recalls = _recalls(await _found(gallery, data.queries, where), nearest)
 
-    async def search(queries: Vectors) -> None:
+    async def search(queries: Vectors) -> int:
         await gallery.search(NAME, queries, ENCODER, SearchOptions(TOP_K, where=where))
+        return len(queries)
 
     rates = {
         batch: statistics.median([await _rate(search, data.queries, batch, i) for i in range(3)])
