@@ -5,7 +5,8 @@ rows. It is never changed while it can be searched, since FAISS segfaults then: 
 
 Nor are dead rows or those that a filter does not allow passed over inside (FAISS has selectors for that): who asks for more than he
 needs and drops them himself sees whether enough of the nearest were left. A selector fills up with allowed rows that happened to lie
-by the way, and nobody knows what nearer ones it missed: of rows that lie apart from the query it found 60 of 100.
+by the way, and nobody knows what nearer ones it missed: where 3 of 100 rows were allowed, all queries got enough (efSearch 64), and 64
+of 100 of that was right.
 
 FAISS compares by L2 under both metrics; of L2-normalised vectors the order is the same. Of vectors that are near to one another, 16 bits
 tell the distances much better than the inner products: of heaps as narrow as pictures of the same thing, 0.996 against 0.91 of the
@@ -253,10 +254,10 @@ class GraphNeighbours(FaissNeighbours):
 
     LINKS: Final = 32
     BUILD_WIDTH: Final = 128
-    """efConstruction. Of 100,000 rows in clusters 27 s to build; with 80 it takes 17 s, but needs half as much again of efSearch for the
-    same recall, with 200 it takes 40 s and gains nothing."""
+    """efConstruction. Of 100,000 rows in clusters a graph of 40, 80, 160 took 11, 17, 33 s to build, and with an efSearch of 48 brought
+0.94, 0.992, 0.997 of the nearest ten."""
     LEAST_WIDTH: ClassVar[int] = 48
-    """With 32, of 256 queries 2 to 4 ended in a wrong cluster."""
+    """With 32, 2 of 64 queries beside rows in clusters ended in a wrong one; with 48 none."""
 
     @property
     def most_width(self) -> int:
@@ -288,7 +289,7 @@ class ListNeighbours(FaissNeighbours):
     ROWS_PER_LIST: Final = 8
     """At least, where there are few rows."""
     SAMPLES_PER_LIST: Final = 64
-    """k-means of a million rows takes 30 s with these."""
+    """Building 2000 lists of a million rows took 103 s with these, beside other work."""
     RETRAIN_GROWTH: Final = 2
 
     def extends_to(self, count: int) -> bool:
