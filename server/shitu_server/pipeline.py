@@ -120,19 +120,20 @@ class Pipeline:
         """Serve these models from now on; requests that have begun end with those that they began with."""
         self._models = models
 
-    async def target(self, gallery: str, *, deadline_s: float | None) -> SearchTarget:
+    async def target(self, gallery: str, *, deadline_s: float | None, ask: bool = False) -> SearchTarget:
         """Return what to search and with which encoder, as far as that is known here.
 
         One encoder needs no question: the gallery itself refuses vectors that are not its own. Of several the gallery must say
         which, and each time: it may have been made anew since, for another encoder. That is half a millisecond of a hop. The
         search then asks for the very generation that said it, so that one which is published meanwhile disturbs nobody.
+        With `ask` it must say so in any case: for who has time for it, the error is a better one.
 
         Raises:
-            EncoderMismatchError: several are served, and it is bound to none of them.
+            EncoderMismatchError: it was asked, and is bound to none of those that are served.
             NotFoundError, UnavailableError, ...: from the gallery.
         """
         encoders = self.encoders
-        if len(encoders.entries) == 1:
+        if len(encoders.entries) == 1 and not ask:
             return SearchTarget(encoders.default, gallery, 0)
         info = await self._gallery.get(gallery, deadline_s=deadline_s)
         encoder = encoders.bound(gallery, info.encoder_fingerprint)

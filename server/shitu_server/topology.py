@@ -137,7 +137,7 @@ class Topology:
         assert self._models is not None
         self._console.print(
             f"[bold green]serving[/] on {joined(settings.host, port)}: {self._models.names}; {settings.workers} gateway(s); "
-            f"galleries in {settings.milvus_address or settings.data_dir}; Ctrl-C stops",
+            f"galleries {_kept_at(settings)}; Ctrl-C stops",
             highlight=False,
             soft_wrap=True,
         )
@@ -181,3 +181,9 @@ def _run_directory() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _kept_at(settings: Settings) -> str:
+    """Return where the galleries are, as it is told to people."""
+    elsewhere = settings.milvus_address or settings.gallery_address
+    return f"at {elsewhere}" if elsewhere else f"in {settings.data_dir}"

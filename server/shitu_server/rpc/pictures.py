@@ -104,7 +104,7 @@ class PictureItems:
     async def _target(self, gallery: str, encoder_fingerprint: str, deadline_s: float | None) -> SearchTarget:
         if encoder_fingerprint:
             return SearchTarget(self._pipeline.encoders.identified(encoder_fingerprint, "queries: "), gallery, 0)
-        return await self._pipeline.target(gallery, deadline_s=deadline_s)
+        return await self._pipeline.target(gallery, deadline_s=deadline_s, ask=True)
 
     async def _query_vector(
         self,
