@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress
@@ -23,6 +23,7 @@ from shitu_client.progress import progress_bar
 __all__ = ["BuildOptions", "BuildOutcome", "build_gallery"]
 
 _PAGE_SIZE: Final = 1000
+_NO_METADATA: Final[Mapping[str, Any]] = {}
 
 
 @dataclass
@@ -73,8 +74,8 @@ async def build_gallery(
         ShituClientError: the gallery cannot be created, or is there and bound to another encoder.
     """
     options = options or BuildOptions()
-    patience = Patience(options.patience_s)
-    present = await _opened(client, name, encoder, options, patience, console)
+    patience = Patience(options.patience_s, say=lambda text: console.print(text, highlight=False))
+    present = await _opened(client, name, encoder, patience, console)
     reader = PictureReader(pictures, present, options)
     delivery = Delivery(client, name, patience, DeliveryOptions(concurrency, skip_duplicates=options.skip_duplicates))
     start_s = time.perf_counter()
@@ -85,7 +86,7 @@ async def build_gallery(
     outcome.elapsed_s = time.perf_counter() - start_s
     if delivery.stopped:
         outcome.stopped = delivery.stopped
-        outcome.unsent_count = sum(1 for _ in reader.rest())
+        outcome.unsent_count = delivery.unsent_count + sum(1 for _ in reader.rest())
     return outcome
 
 
@@ -125,7 +126,7 @@ class _Build:
 
 
 async def _opened(
-    client: AsyncClient, name: str, encoder: str, options: BuildOptions, patience: Patience, console: Console
+    client: AsyncClient, name: str, encoder: str, patience: Patience, console: Console
 ) -> dict[str, PresentItem]:
     """Create the gallery; where it is there, return what it holds."""
     try:
@@ -135,7 +136,7 @@ async def _opened(
         console.print(f"adding to the gallery {name}, which is there already", highlight=False)
     else:
         return {}
-    return {} if options.again else await _present_items(client, name, options, patience)
+    return await _present_items(client, name, patience)
 
 
 async def _check_bound(client: AsyncClient, name: str, encoder: str) -> None:
@@ -152,17 +153,15 @@ async def _check_bound(client: AsyncClient, name: str, encoder: str) -> None:
         )
 
 
-async def _present_items(
-    client: AsyncClient, name: str, options: BuildOptions, patience: Patience
-) -> dict[str, PresentItem]:
-    """Return what the gallery holds, by id; of metadata only what will be compared."""
+async def _present_items(client: AsyncClient, name: str, patience: Patience) -> dict[str, PresentItem]:
+    """Return what the gallery holds, by id."""
     present: dict[str, PresentItem] = {}
     token = ""
     while True:
         page = await patience.call(lambda token=token: client.list_items(name, page_size=_PAGE_SIZE, page_token=token))  # type: ignore[misc]
         for item in page.items:
-            metadata = item.metadata if item.id in options.metadata else {}
-            present[item.id] = PresentItem(item.label, item.image_digest, metadata)
+            # Of many items without any there is one empty mapping.
+            present[item.id] = PresentItem(item.label, item.image_digest, item.metadata or _NO_METADATA)
         token = page.next_page_token
         if not token:
             return present

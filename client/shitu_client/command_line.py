@@ -13,7 +13,7 @@ from rich.markup import escape
 from shitu_client.cli import EXIT_FAILED
 from shitu_client.client import DEFAULT_TIMEOUT_S, AsyncClient
 from shitu_client.conditions import condition_of
-from shitu_client.errors import InputError, ShituClientError
+from shitu_client.errors import InputError, ShituClientError, UnreachableError, said_of
 from shitu_client.filters import Condition
 
 T = TypeVar("T")
@@ -66,7 +66,8 @@ def run(
     try:
         return asyncio.run(connected())
     except (ShituClientError, InputError, OSError) as error:
-        fail(str(error))
+        remedy = " --server names another" if isinstance(error, UnreachableError) else ""
+        fail(f"{said_of(error)}{remedy}")
         raise SystemExit(EXIT_FAILED) from error
     except KeyboardInterrupt as error:
         if interrupted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -13,9 +13,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typing_extensions import Self
 
-from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc
+from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2_grpc
 from shitu_client.call_endings import CallEnding
-from shitu_client.errors import DeadlineExceededError, error_of_call
+from shitu_client.errors import DeadlineExceededError, UnsupportedError, error_of_call, older_server
 
 T = TypeVar("T")
 
@@ -92,6 +92,8 @@ class Connection:
         self._recognition: Any = recognition_pb2_grpc.RecognitionServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._galleries: Any = gallery_pb2_grpc.GalleryServiceStub(self._channel)
+        self._asking = asyncio.Lock()
+        self._is_new_server = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,6 +117,29 @@ class Connection:
             return await method(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise error_of_call(error, self._server) from error
+
+    async def _require(self, features: Mapping[str, object]) -> None:
+        """Refuse what an older server would pass over in silence, for it knows no such fields of requests.
+
+        Those servers have no GetCapabilities. One that has it is asked once.
+
+        Args:
+            features: what is wished, by its name; a false value is no wish.
+
+        Raises:
+            UnsupportedError: the server is older.
+        """
+        wished = next((feature for feature, value in features.items() if value), None)
+        if wished is None:
+            return
+        async with self._asking:
+            if self._is_new_server:
+                return
+            try:
+                await self._call(self._galleries.GetCapabilities, gallery_pb2.GetCapabilitiesRequest())
+            except UnsupportedError as error:
+                raise older_server(self._server, wished) from error
+            self._is_new_server = True
 
     async def _download(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any, None]:
         """Yield what a call streams; it lasts as long as messages come, and is cancelled when nobody reads on."""

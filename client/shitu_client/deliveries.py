@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from shitu_client.client import AsyncClient
-from shitu_client.errors import ShituClientError
+from shitu_client.errors import FailedPreconditionError, NotFoundError, ShituClientError, UnsupportedError
 from shitu_client.items import AddOutcome, ItemFailure, NewItem, chunked, merged
 from shitu_client.patience import Attempts, Patience, is_transient
 
+_PLACE: Final = re.compile(r"^items\[\d+\](?:\.|: )")
 DELIVERY_TIMEOUT_S: Final = 120.0
 """Of one request of many pictures; a large encoder on few processors takes its time."""
+
+HOPELESS: Final = (FailedPreconditionError, NotFoundError, UnsupportedError)
+"""What a call as a whole ends with only where the next one would end the same: no such gallery, its encoder is not served, ..."""
 
 NextBatch = Callable[[], Awaitable["Sequence[NewItem] | None"]]
 """Returns what to send next, which may be empty, or None at the end. Several may be asked for at a time."""
@@ -30,7 +35,7 @@ class DeliveryOptions:
 
 
 class Delivery:
-    """Sends batches until there are no more, or the server stays away; then `stopped` says so."""
+    """Sends batches until there are no more, the server stays away, or it will take none; then `stopped` says so."""
 
     def __init__(self, client: AsyncClient, gallery: str, patience: Patience, options: DeliveryOptions) -> None:
         self._client = client
@@ -38,6 +43,8 @@ class Delivery:
         self._patience = patience
         self._options = options
         self.stopped = ""
+        self.unsent_count = 0
+        """Items of requests that were refused as the rest would be."""
 
     async def run(self, next_batch: NextBatch, report: Report) -> None:
         """Send all batches, each of which is asked for only when there is a place for it; `report` is told of each."""
@@ -46,7 +53,7 @@ class Delivery:
             while not self.stopped and (batch := await next_batch()) is not None:
                 report(await self._send(batch))
 
-        await _all_or_none([work() for _ in range(self._options.concurrency)])
+        await all_or_none([work() for _ in range(self._options.concurrency)])
 
     async def _send(self, items: Sequence[NewItem]) -> AddOutcome:
         """Send items; those that the server has no time for, or it all, again."""
@@ -66,7 +73,13 @@ class Delivery:
         return merged(outcomes)
 
     async def _tried(self, items: Sequence[NewItem]) -> AddOutcome:
-        return merged([await self._tried_request(chunk) for chunk in chunked(items)])
+        outcomes = []
+        for chunk in chunked(items):
+            if self.stopped:
+                self.unsent_count += len(chunk)
+            else:
+                outcomes.append(await self._tried_request(chunk))
+        return merged(outcomes)
 
     async def _tried_request(self, chunk: Sequence[NewItem]) -> AddOutcome:
         try:
@@ -76,6 +89,10 @@ class Delivery:
                 encoder_fingerprint=self._options.encoder_fingerprint,
                 skip_duplicates=self._options.skip_duplicates,
             )
+        except HOPELESS as error:
+            self.stopped = self.stopped or error.message
+            self.unsent_count += len(chunk)
+            return AddOutcome()
         except ShituClientError as error:
             return AddOutcome(failures=tuple(ItemFailure(item.id, error) for item in chunk))
 
@@ -86,10 +103,10 @@ class Delivery:
 
 def reason_of(failure: ItemFailure) -> str:
     """Return why an item failed, without its place in a request that nobody has seen."""
-    return failure.error.message.removeprefix(f"{failure.error.field}: ")
+    return _PLACE.sub("", failure.error.message)
 
 
-async def _all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run works together; when one fails, the others end with it."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from shitu_client.client import AsyncClient
-from shitu_client.errors import InputError
+from shitu_client.errors import InputError, said_of
 from shitu_client.gallery_results import Item
 from shitu_client.listings import full_items
 from shitu_client.pictures import SUFFIXES
@@ -58,7 +58,7 @@ async def export_labels(
                     await _export(item, folders, lines)
                     outcome.item_count += 1
                 except (InputError, OSError) as error:
-                    outcome.failures[item.id] = str(error)
+                    outcome.failures[item.id] = said_of(error)
                 progress.advance(task)
     if folders is not None:
         outcome.renamed_labels = folders.renamed_labels
@@ -76,7 +76,7 @@ async def _export(item: Item, folders: _Folders | None, lines: BinaryIO) -> None
 
 def _line(path: str, label: str) -> str:
     """Return a line that reads back as it was written."""
-    if "\t" in path or any(end in text for text in (path, label) for end in "\r\n"):
+    if any(end in text for text in (path, label) for end in "\t\r\n"):
         raise InputError("cannot stand in a label file: it has a tab or the end of a line in it")
     if path != path.strip() or label != label.strip():
         raise InputError("cannot stand in a label file: it begins or ends with a space")

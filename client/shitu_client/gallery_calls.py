@@ -82,6 +82,14 @@ class GalleryCalls(Connection):
                 for field, kind in (fields or {}).items()
             ],
         )
+        # What is the default anyway, every server does.
+        await self._require(
+            {
+                "fields of metadata": fields,
+                "choice of the metric": metric not in {"", "inner_product"},
+                "choice of the index": index not in {"", "auto"},
+            }
+        )
         return gallery_of((await self._call(self._galleries.CreateGallery, request)).gallery)
 
     async def get_gallery(self, name: str) -> GalleryInfo:
@@ -126,6 +134,7 @@ class GalleryCalls(Connection):
         """
         outcomes = []
         for chunk in chunked(items):
+            await self._require({"skip_duplicates": skip_duplicates, "detect": any(item.detect for item in chunk)})
             request = gallery_pb2.AddItemsRequest(
                 gallery=gallery,
                 items=[item.to_message() for item in chunk],
@@ -208,6 +217,7 @@ class GalleryCalls(Connection):
             where=where.to_message() if where is not None else None,
             matches_per_label=matches_per_label,
         )
+        await self._require({"filters": where is not None, "matches_per_label": matches_per_label, "item_id": item_id})
         response = await self._call(self._galleries.Search, request)
         return [match_of(match) for match in response.results[0].matches]
 

@@ -134,9 +134,14 @@ def search(
     tables.print_matches(out, run(server, work))
 
 
-def delete(name: Name, server: Server = DEFAULT_SERVER, *, yes: YesOption = False) -> None:
-    """Delete a gallery and all its items."""
+def delete(
+    name: Annotated[str, typer.Argument(help="Name of the gallery; an alias will not do.")],
+    server: Server = DEFAULT_SERVER,
+    *,
+    yes: YesOption = False,
+) -> None:
+    """Delete a gallery, all its items and its aliases."""
     if not yes:
-        typer.confirm(f"Delete gallery {name} and all its items?", abort=True)
+        typer.confirm(f"Delete gallery {name}, all its items and its aliases?", abort=True)
     run(server, lambda client: client.delete_gallery(name))
     tables.print_line(out, f"deleted {name}")

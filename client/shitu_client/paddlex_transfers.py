@@ -66,7 +66,8 @@ async def import_index(
     info = await _target(client, name, index, encoder, encoder_fingerprint, console)
     outcome = ImportOutcome(info)
     batches = _batches(index)
-    delivery = Delivery(client, name, Patience(), DeliveryOptions(concurrency, info.encoder_fingerprint))
+    patience = Patience(say=lambda text: console.print(text, highlight=False), has_answered=True)
+    delivery = Delivery(client, name, patience, DeliveryOptions(concurrency, info.encoder_fingerprint))
     with progress_bar(console, "items") as progress:
         task = progress.add_task("importing", total=len(index.ids))
 

@@ -9,7 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from shitu_client.errors import DeadlineExceededError, ResourceExhaustedError, ShituClientError, UnavailableError
+from shitu_client.errors import (
+    DeadlineExceededError,
+    ResourceExhaustedError,
+    ShituClientError,
+    UnavailableError,
+    UnreachableError,
+)
 
 T = TypeVar("T")
 
@@ -40,15 +46,29 @@ class Attempts:
 
 
 class Patience:
-    """Shared by the requests of one run: each may fail and be tried again for `limit_s`."""
+    """Shared by the requests of one run: each may fail and be tried again for `limit_s`.
 
-    def __init__(self, limit_s: float = DEFAULT_PATIENCE_S) -> None:
+    Where nobody ever answered there is nothing to wait for.
+    """
+
+    def __init__(
+        self,
+        limit_s: float = DEFAULT_PATIENCE_S,
+        *,
+        say: Callable[[str], None] | None = None,
+        has_answered: bool = False,
+    ) -> None:
         self.limit_s = limit_s
+        self._say = say
         self._last_success_s = time.monotonic()
+        self._has_answered = has_answered
+        self._is_away = False
 
     def succeeded(self) -> None:
         """Note that the server did what it was asked."""
         self._last_success_s = time.monotonic()
+        self._has_answered = True
+        self._is_away = False
 
     def is_lost(self, attempts: Attempts) -> bool:
         """Return whether nothing succeeded since a request, for which patience has ended, failed first."""
@@ -56,12 +76,16 @@ class Patience:
 
     async def wait(self, error: ShituClientError, attempts: Attempts) -> bool:
         """Wait until the request that failed may be tried again; returns False where its time is over."""
+        self._has_answered |= not isinstance(error, UnreachableError)
+        if not self._has_answered:
+            return False
         now_s = time.monotonic()
         if attempts.failure_count == 0:
             attempts.first_failure_s = now_s
         left_s = attempts.first_failure_s + self.limit_s - now_s
         if left_s <= 0:
             return False
+        self._tell(error)
         # The last attempt is made at the very end of the time.
         await asyncio.sleep(min(_delay_s(error, attempts.failure_count), left_s))
         attempts.failure_count += 1
@@ -78,11 +102,20 @@ class Patience:
             try:
                 result = await request()
             except ShituClientError as error:
+                self._has_answered |= not isinstance(error, UnreachableError)
                 if not is_transient(error) or not await self.wait(error, attempts):
                     raise
             else:
                 self.succeeded()
                 return result
+
+    def _tell(self, error: ShituClientError) -> None:
+        """Say once that a server is away; one that is busy answers, and is no news."""
+        if isinstance(error, ResourceExhaustedError) or self._is_away:
+            return
+        self._is_away = True
+        if self._say is not None:
+            self._say(f"the server does not answer, waiting up to {self.limit_s:g} s")
 
 
 def _delay_s(error: ShituClientError, failure_count: int) -> float:

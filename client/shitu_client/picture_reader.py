@@ -35,7 +35,7 @@ class BuildOptions:
     skip_duplicates: bool = False
     """Leave out pictures of which there is an item already, under another id."""
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By the item's id."""
+    """By the item's id; an item that is there and not named keeps what it has."""
     patience_s: float = DEFAULT_PATIENCE_S
     """How long a server that is away or busy is waited for."""
 
@@ -115,9 +115,11 @@ class PictureReader:
         _check_id(picture.id)
         image = read_picture(picture.path, _MOST_PICTURE_BYTES)
         digest = image_digest(image, detect=self._options.detect)
-        metadata = self._options.metadata.get(picture.id, {})
         present = self._present.get(picture.id)
-        if present == PresentItem(picture.label, digest, metadata):
+        # An item replaces all of the one before it: what nobody gave here is sent along, so that it stays.
+        kept = present.metadata if present is not None else {}
+        metadata = self._options.metadata.get(picture.id, kept)
+        if present == PresentItem(picture.label, digest, metadata) and not self._options.again:
             step.present_count += 1
         elif present is None and digest in self._digests:
             step.duplicate_count += 1

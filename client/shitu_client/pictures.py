@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections import defaultdict
@@ -17,6 +18,7 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 _MAX_LABEL_FILE_BYTES: Final = 256 * 1024 * 1024
 _MAX_FAULTS_SHOWN: Final = 10
+_ENCODING_SAMPLE_BYTES: Final = 1024
 
 
 class LabelFileError(InputError):
@@ -61,10 +63,15 @@ def read_labels(source: Path, root: Path | None = None, half: Half | None = None
     Raises:
         LabelFileError: there is nothing, or nothing that can be used.
     """
+    if source.suffix.lower() in SUFFIXES and source.is_file():
+        raise LabelFileError(
+            f"{source}: expected a label file or a folder, got a picture; `shitu gallery add` adds one picture"
+        )
     if source.is_dir():
         labels = _from_folder(source)
     elif source.is_file():
         labels = _from_label_file(source, root or source.parent)
+        _check_root(root, labels.pictures)
     else:
         raise LabelFileError(f"{source}: expected a label file or a folder, there is neither")
     if not labels.pictures and labels.faults:
@@ -152,18 +159,18 @@ def _from_folder(folder: Path) -> Labels:
 def _from_label_file(file: Path, root: Path) -> Labels:
     if file.stat().st_size > _MAX_LABEL_FILE_BYTES:
         raise LabelFileError(f"{file}: expected at most {_MAX_LABEL_FILE_BYTES} bytes; is this a label file?")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelFileError(f"{file}: expected UTF-8 text, got something else at byte {error.start}") from error
+    content = file.read_bytes()
+    if _is_utf_16(content):
+        raise LabelFileError(f"{file}: expected UTF-8 text, got what looks like UTF-16")
     labels = Labels()
     seen: dict[str, LabelledPicture] = {}
     # Not splitlines(), which takes some characters that labels may hold for ends of lines.
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            picture = _from_line(line, root, number)
+            picture = _from_line(_decoded(line), root, number)
             first = seen.setdefault(picture.id, picture)
             _check_same_label(first, picture)
         except LabelFileError as error:
@@ -172,7 +179,42 @@ def _from_label_file(file: Path, root: Path) -> Labels:
     return labels
 
 
+def _check_root(root: Path | None, pictures: Iterable[LabelledPicture]) -> None:
+    """Say once that a root is wrong, and not for each picture."""
+    if root is None:
+        return
+    if not root.is_dir():
+        raise LabelFileError(f"--root {root}: there is no such folder")
+    first = next(iter(pictures), None)
+    if first is not None and not any(_is_there(picture.path) for picture in pictures):
+        raise LabelFileError(f"--root {root}: none of the pictures is there, such as {first.path}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        # A path with a zero byte.
+        return False
+
+
+def _is_utf_16(content: bytes) -> bool:
+    """Return whether a file begins as UTF-16 does: with its mark, or with text of which every other byte is 0."""
+    begin = content[:_ENCODING_SAMPLE_BYTES]
+    return begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or begin.count(0) * 4 > len(begin)
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise LabelFileError("expected UTF-8 text") from error
+
+
 def _from_line(line: str, root: Path, number: int) -> LabelledPicture:
+    tab_count = line.strip().count("\t")
+    if tab_count > 1:
+        raise LabelFileError(f"expected one tab, got {tab_count}")
     separator = "\t" if "\t" in line else " "
     path, _, label = line.strip().partition(separator)
     if not path or not label.strip():

@@ -59,9 +59,8 @@ class RecognitionCalls(Connection):
             gallery: name or alias of the gallery.
             options: see `RecognizeOptions`.
         """
-        request = recognition_pb2.RecognizeRequest(
-            image=await content_of(image), gallery=gallery, options=_options_message(**options)
-        )
+        message = await self._checked(**options)
+        request = recognition_pb2.RecognizeRequest(image=await content_of(image), gallery=gallery, options=message)
         return recognition_of(await self._call(self._recognition.Recognize, request))
 
     async def recognize_stream(
@@ -73,7 +72,7 @@ class RecognitionCalls(Connection):
         raised here.
         """
         fault: list[Exception] = []
-        message = _options_message(**options)
+        message = await self._checked(**options)
 
         async def requests() -> AsyncIterator[recognition_pb2.StreamRecognizeRequest]:
             # gRPC swallows what a request iterator raises, and cancels the call.
@@ -98,7 +97,7 @@ class RecognitionCalls(Connection):
         self, images: Sequence[ImageSource], gallery: str, **options: Unpack[RecognizeOptions]
     ) -> list[Recognition | ShituClientError]:
         """Recognise at most 64 pictures in one call; results keep the order, errors come as values."""
-        message = _options_message(**options)
+        message = await self._checked(**options)
         entries = [await _entry(str(index), image, gallery, message) for index, image in enumerate(images)]
         request = recognition_pb2.BatchRecognizeRequest(entries=entries)
         response = await self._call(self._recognition.BatchRecognize, request)
@@ -136,6 +135,12 @@ class RecognitionCalls(Connection):
         """Return the encoders that the server runs, of each the newest version first."""
         response = await self._call(self._recognition.ListEncoders, recognition_pb2.ListEncodersRequest())
         return [encoder_of(encoder) for encoder in response.encoders]
+
+    async def _checked(self, **options: Unpack[RecognizeOptions]) -> recognition_pb2.RecognizeOptions:
+        """Return options as they are sent, to a server that knows them."""
+        message = _options_message(**options)
+        await self._require({"filters": message.HasField("where"), "matches_per_label": message.matches_per_label})
+        return message
 
 
 def _options_message(

@@ -29,6 +29,7 @@ async def reembed_gallery(
     while True:
         try:
             async for step in client.reembed(name, encoder=encoder):
+                patience.succeeded()
                 report(step)
                 if step.published is not None:
                     return step.published

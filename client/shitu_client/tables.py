@@ -57,22 +57,16 @@ def print_gallery(console: Console, info: GalleryInfo) -> None:
 
 
 def print_encoders(console: Console, encoders: Sequence[EncoderInfo]) -> None:
-    """Print one line for each version of each encoder."""
-    table = Table(
-        Column("encoder", no_wrap=True),
-        "version",
-        Column("fingerprint", no_wrap=True),
-        "dimension",
-        "precision",
-        "profile",
-        "threshold",
-        "",
-    )
+    """Print two lines for each version of each encoder: at 80 columns all of it can be read."""
+    table = Table(Column("encoder", overflow="fold"), Column("fingerprint", no_wrap=True), "vectors", "threshold")
     for info in encoders:
-        numbers = (str(info.version), info.fingerprint, str(info.dimension))
-        default = "default" if info.is_default else ""
-        threshold = f"{info.default_match_threshold:g}"
-        table.add_row(escape(info.name), *numbers, info.precision, info.profile, threshold, default)
+        name = f"{info.name} (default)" if info.is_default else info.name
+        table.add_row(
+            f"{escape(name)}\nversion {info.version}",
+            info.fingerprint,
+            f"{info.dimension}, {info.precision}\n{info.profile}",
+            f"{info.default_match_threshold:g}",
+        )
     console.print(table)
 
 

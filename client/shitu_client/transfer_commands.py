@@ -99,7 +99,7 @@ def build(
         outcome.failures = {**labels.faults, **outcome.failures}
         if errors is not None:
             tables.save_failures(errors, outcome.failures)
-        return await Patience().call(lambda: client.get_gallery(name)), outcome
+        return await Patience(has_answered=True).call(lambda: client.get_gallery(name)), outcome
 
     info, outcome = run(
         server, work, timeout_s=DELIVERY_TIMEOUT_S, interrupted="interrupted; the same command again goes on"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from shitu_client import tables
 from shitu_client.client import DEFAULT_SERVER, AsyncClient
 from shitu_client.command_line import Name, Server, YesOption, err, fail, finish, out, run
-from shitu_client.errors import FailedPreconditionError, InputError
+from shitu_client.errors import FailedPreconditionError, InputError, InvalidArgumentError
 from shitu_client.gallery_results import GalleryInfo, ReembedProgress
 from shitu_client.patience import Patience
 from shitu_client.progress import bytes_bar, progress_bar
 from shitu_client.reembeddings import reembed_gallery
+
+_REMEDY_OF_CALL: Final = "; roll back with discard_writes, or do not"
+"""What the server says to programs; people are told of an option, or asked."""
 
 Alias = Annotated[str, typer.Argument(help="The other name; must not be that of a gallery.")]
 
@@ -75,7 +78,14 @@ def restore(
             raise InputError(f"{file}: expected the file of a snapshot, there is none")
         with bytes_bar(err) as progress:
             task = progress.add_task("restoring", total=file.stat().st_size)
-            return await client.restore_gallery(name, file, progress=lambda size: progress.update(task, completed=size))
+            try:
+                return await client.restore_gallery(
+                    name, file, progress=lambda size: progress.update(task, completed=size)
+                )
+            except InvalidArgumentError as error:
+                if error.field != "data":
+                    raise
+                raise InputError(f"{file}: {error.message.removeprefix('data: ')}") from error
 
     tables.print_gallery(out, run(server, work, interrupted=f"interrupted; there is no gallery {name}"))
 
@@ -97,7 +107,8 @@ def reembed(
             def report(step: ReembedProgress) -> None:
                 progress.update(task, completed=step.embedded_count, total=step.item_count)
 
-            return await reembed_gallery(client, name, encoder, Patience(), report)
+            patience = Patience(say=lambda text: tables.print_line(err, text))
+            return await reembed_gallery(client, name, encoder, patience, report)
 
     again = f"interrupted; {name} is served as before, and `shitu gallery reembed {name}` goes on where this stopped"
     tables.print_gallery(out, run(server, work, interrupted=again))
@@ -130,11 +141,13 @@ def rollback(
     refused = _rolled_back(server, name, discard_writes=discard_writes)
     if refused is None:
         return
+    message = refused.message.removesuffix(_REMEDY_OF_CALL)
     if yes or discard_writes:
-        remedy = "" if discard_writes else "; --discard-writes goes back all the same"
-        fail(f"{refused.message}{remedy}")
+        # Refused for another reason than writes, it has no remedy.
+        remedy = "; --discard-writes leaves them behind" if message != refused.message else ""
+        fail(f"{message}{remedy}")
         finish(done=False)
-    tables.print_line(err, refused.message)
+    tables.print_line(err, message)
     typer.confirm("Go back without these writes?", abort=True)
     last = _rolled_back(server, name, discard_writes=True)
     if last is not None:

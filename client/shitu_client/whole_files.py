@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from shitu_client.errors import InputError
 
 Progress = Callable[[int], None]
 """Called with the number of bytes so far."""
@@ -26,18 +29,25 @@ class WholeFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> BinaryIO:
-        """Return what is to be written to."""
-        self._file = self._part.open("xb")
+        """Return what is to be written to.
+
+        Raises:
+            InputError: what stands under the name is no file, and a rename would put a file in the place of it.
+        """
+        _check_replaceable(self._path)
+        with _named(self._path):
+            self._file = self._part.open("xb")
         return self._file
 
     def keep(self) -> None:
         """Give the file its name."""
         assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.replace(self._path)
-        _sync_folder(self._path.parent)
+        with _named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
+            _sync_folder(self._path.parent)
 
     def discard(self) -> None:
         """Leave nothing behind, unless it was kept."""
@@ -66,7 +76,8 @@ async def save_stream(path: Path, chunks: AsyncIterator[bytes], progress: Progre
     try:
         file = await asyncio.to_thread(whole.open)
         async for chunk in chunks:
-            size += await asyncio.to_thread(file.write, chunk)
+            with _named(path):
+                size += await asyncio.to_thread(file.write, chunk)
             if progress is not None:
                 progress(size)
         await asyncio.to_thread(whole.keep)
@@ -84,6 +95,29 @@ async def file_chunks(path: Path, progress: Progress | None = None) -> AsyncGene
             size += len(chunk)
             if progress is not None:
                 progress(size)
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        # There is nothing, or it is said when the file is made.
+        return
+    if not stat.S_ISREG(mode):
+        kind = (
+            "a folder" if stat.S_ISDIR(mode) else "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "a pipe"
+        )
+        raise InputError(f"{path}: expected a file or a new name, there is {kind}; nothing was written")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let errors name the file that was meant, not the one beside it, nor none."""
+    try:
+        yield
+    except OSError as error:
+        # Another of the same class, for a rename has two names.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 SERVICE: Final = gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name
 DRAIN_TIMEOUT_S: Final = 10.0
+SWITCH_INTERVAL_S: Final = 0.001
+"""How long a thread of Python may keep the others from running: the one that writes, the one that searches and the event loop wait
+for each other several times in a call, by default up to 5 ms each time."""
 UNIX: Final = "unix:"
 SOCKET_PATH_BYTES: Final = 107
 """sockaddr_un of Linux."""
@@ -67,6 +71,7 @@ async def serve_gallery(
     Raises:
         ConfigurationError: the address or the directory is in use, or the database is broken or newer.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -207,7 +207,27 @@ def test_update(both, drinks, client):
         assert said in quick(both, "gallery", "update", drinks, "label 0/0.jpg", *wrong, status=1)
 
 
+def test_building_again_keeps_metadata_that_it_is_not_given(both, drinks, client, folder, tmp_path):
+    quick(both, "gallery", "update", drinks, "label 0/0.jpg", "--set", "price=7")
+    quick(both, "gallery", "build", drinks, folder, "--again")
+    assert client.get_item(drinks, "label 0/0.jpg").metadata == {"brand": "42", "price": 7.0}
+    assert client.get_item(drinks, "label 2/0.jpg").metadata == {"sold": True}
+    metadata = tmp_path / "metadata.jsonl"
+    metadata.write_text(json.dumps({"id": "label 0/0.jpg", "metadata": {"price": 1}}))
+    quick(both, "gallery", "build", drinks, folder, "--metadata", metadata)
+    assert client.get_item(drinks, "label 0/0.jpg").metadata == {"price": 1.0}
+    metadata.write_text(json.dumps({"id": "label 0/0.jpg", "metadata": {"brand": 1}}))
+    said = quick(both, "gallery", "build", drinks, folder, "--metadata", metadata, status=1)
+    assert "failed label 0/0.jpg: metadata.brand: expected a string" in said
+
+
+def test_a_gallery_that_is_not_there_is_said_once(both, folder):
+    said = quick(both, "recognize", folder, "--gallery", "nobody", status=1)
+    assert said.count("there is no gallery") == 1
+
+
 def test_alias(both, drinks):
+    assert "an alias will not do" in quick(both, "gallery", "delete", "--help")
     assert "today is drinks" in quick(both, "gallery", "alias", "set", "today", drinks)
     assert "today" in quick(both, "gallery", "list")
     shown = quick(both, "gallery", "show", "today")
@@ -220,6 +240,13 @@ def test_alias(both, drinks):
 def test_snapshot_and_restore(both, drinks, client, tmp_path):
     file = tmp_path / "drinks.snap"
     assert f"{file}: " in quick(both, "gallery", "snapshot", drinks, file)
+    full = quick(both, "gallery", "snapshot", drinks, "/dev/full", status=1)
+    assert "/dev/full: expected a file or a new name, there is a device; nothing was written" in full
+    assert Path("/dev/full").is_char_device()
+    text = tmp_path / "text"
+    text.write_text("no snapshot")
+    assert f"error: {text}: expected" in quick(both, "gallery", "restore", "other", text, status=1)
+    text.unlink()
     try:
         assert "restored" in quick(both, "gallery", "restore", "restored", file)
         assert client.get_gallery("restored").item_count == 9
@@ -244,7 +271,8 @@ def test_reembed_and_rollback(both, drinks, client, folder):
 
     quick(both, "gallery", "remove", drinks, "label 2/2.jpg")
     refused = quick(both, "gallery", "rollback", drinks, "--yes", status=1)
-    assert "--discard-writes goes back all the same" in refused
+    assert refused.strip().endswith("does not hold them; --discard-writes leaves them behind")
+    assert "discard_writes" not in refused
     assert client.get_gallery(drinks).generation == after.generation
     back = quick(both, "gallery", "rollback", drinks, "--yes", "--discard-writes")
     assert before.encoder_fingerprint in back
@@ -348,7 +376,7 @@ def test_more_failures_than_are_shown(both, folder, tmp_path):
 
 def test_failures_that_cannot_be_saved_are_said_before_the_build(both, client, folder, tmp_path):
     said = quick(both, "gallery", "build", "unsaved", folder, "--errors", tmp_path / "nowhere" / "errors.txt", status=1)
-    assert "No such file or directory" in said
+    assert "there is no such folder" in said
     assert "unsaved" not in {info.name for info in client.list_galleries()}
 
 

@@ -91,6 +91,15 @@ async def write_on(client: GalleryClient, writer: int, end_s: float, numbers: it
     return count
 
 
+async def look_on(client: GalleryClient, end_s: float, numbers: itertools.count[int]) -> None:
+    """Search as a writer does, and write nothing: what is compared are writes, not more searches."""
+    while time.monotonic() < end_s:
+        new = rows(4, 1000 + next(numbers))
+        for count in (4, 1, 1):
+            await client.search("g", new[:count], "encoder", SearchOptions(1))
+        await asyncio.sleep(WRITE_PAUSE_S)
+
+
 async def timed(client: GalleryClient, vectors: np.ndarray, seconds: float) -> Times:
     """Let readers search all the time, and writers write in every second slice of time."""
     times = Times()
@@ -103,8 +112,11 @@ async def timed(client: GalleryClient, vectors: np.ndarray, seconds: float) -> T
         end_s = time.monotonic() + SLICE_S
         into = times.beside_writes if writing else times.alone
         readers = [read_on(client, vectors, into, end_s, 100 * slice_number + n) for n in range(READERS)]
-        writers = [write_on(client, n, end_s, numbers) for n in range(WRITERS)] if writing else []
-        counts = await asyncio.gather(*readers, *writers)
+        if writing:
+            others = [write_on(client, n, end_s, numbers) for n in range(WRITERS)]
+        else:
+            others = [look_on(client, end_s, numbers) for _ in range(WRITERS)]
+        counts = await asyncio.gather(*readers, *others)
         times.writes += sum(count for count in counts if count is not None)
     raise AssertionError
 

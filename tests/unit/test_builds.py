@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import subprocess
 import sys
@@ -19,9 +20,22 @@ from tests.small_gallery import SmallGallery, refuse, retry_status, serving
 from shitu.v1 import gallery_pb2 as g
 from shitu_client import AsyncClient
 from shitu_client.builds import BuildOptions, BuildOutcome, build_gallery
+from shitu_client.deliveries import reason_of
+from shitu_client.errors import InvalidArgumentError, NotFoundError, UnreachableError
+from shitu_client.items import ItemFailure
 from shitu_client.pictures import LabelledPicture, read_labels
+from shitu_client.runs import RunOptions, recognize_all
 
 QUIET = Console(quiet=True)
+
+
+class NewGallery(SmallGallery):
+    """Of a server that is as new as the client."""
+
+    async def GetCapabilities(self, request, context):  # noqa: N802
+        return g.GetCapabilitiesResponse()
+
+
 READ_AS_NOBODY = """
 import os, sys
 from pathlib import Path
@@ -53,7 +67,7 @@ async def built(client: AsyncClient, pictures, concurrency: int = 2, **options) 
 
 async def test_what_is_there_is_not_sent_again(tmp_path):
     pictures = pictures_in(tmp_path, 40)
-    gallery = SmallGallery()
+    gallery = NewGallery()
     async with serving(gallery) as client:
         first = await built(client, pictures)
         assert (first.added_count, first.replaced_count, first.present_count) == (40, 0, 0)
@@ -97,9 +111,32 @@ async def test_metadata_goes_with_the_pictures_and_is_compared(tmp_path):
         assert (await built(client, pictures)).present_count == 3
 
 
+async def test_metadata_that_nobody_gives_stays(tmp_path):
+    pictures = pictures_in(tmp_path, 3)
+    gallery = SmallGallery()
+    async with serving(gallery) as client:
+        await built(client, pictures)
+        gallery.items[pictures[0].id].metadata.update({"price": 2, "tags": ["a", {"b": None}]})
+        there = dict(gallery.items[pictures[0].id].metadata)
+
+        def kept() -> bool:
+            return dict(gallery.items[pictures[0].id].metadata) == there
+
+        assert (await built(client, pictures, again=True)).replaced_count == 3
+        assert kept()
+        edited = [LabelledPicture(p.id, p.path, "another") for p in pictures]
+        assert (await built(client, edited, metadata={pictures[1].id: {"price": 1}})).replaced_count == 3
+        assert kept()
+        assert dict(gallery.items[pictures[1].id].metadata) == {"price": 1.0}
+        await built(client, edited, metadata={pictures[0].id: {"sold": True}})
+        assert dict(gallery.items[pictures[0].id].metadata) == {"sold": True}
+        await built(client, edited, metadata={pictures[0].id: {}})
+        assert dict(gallery.items[pictures[0].id].metadata) == {}
+
+
 async def test_duplicates_are_left_out(tmp_path):
     pictures = pictures_in(tmp_path, 4)
-    gallery = SmallGallery()
+    gallery = NewGallery()
     async with serving(gallery) as client:
         await built(client, pictures[:2])
         copies = [LabelledPicture(f"copy of {p.id}", p.path, p.label) for p in pictures]
@@ -237,6 +274,73 @@ async def test_a_request_that_is_too_large_for_ever_is_not_sent_for_ever(tmp_pat
         outcome = await built(client, pictures_in(tmp_path, 20))
     assert len(outcome.failures) == 20
     assert len(gallery.requests) == 2
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND])
+async def test_what_every_request_would_end_with_stops_the_build(tmp_path, code):
+    class ReadOnly(SmallGallery):
+        async def before_add(self, request, context):
+            if len(self.items) >= 16:
+                await context.abort(code, "no more of this")
+
+    gallery = ReadOnly()
+    async with serving(gallery) as client:
+        outcome = await built(client, pictures_in(tmp_path, 200), concurrency=1)
+    assert "no more of this" in outcome.stopped
+    assert (outcome.added_count, outcome.failures, outcome.unsent_count) == (16, {}, 184)
+    assert len(gallery.requests) == 2
+
+
+async def test_nobody_is_not_waited_for(tmp_path):
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(UnreachableError) as caught:
+            await asyncio.wait_for(built(client, pictures_in(tmp_path, 1)), 10)
+    assert str(caught.value) == "no server answers at 127.0.0.1:1; is shitu serve running there?"
+
+
+async def test_waiting_is_said_when_it_begins(tmp_path):
+    class Restarting(SmallGallery):
+        failures = 0
+
+        async def before_add(self, request, context):
+            self.failures += 1
+            # gRPC itself calls four times.
+            if self.failures <= 6:
+                await refuse(context, grpc.StatusCode.UNAVAILABLE, "restarting", 0.01)
+
+    said = io.StringIO()
+    async with serving(Restarting()) as client:
+        pictures = pictures_in(tmp_path, 32)
+        await build_gallery(client, "a", pictures, 1, Console(file=said), options=BuildOptions())
+    assert said.getvalue().count("the server does not answer, waiting up to 120 s\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "told"),
+    [
+        ("items[3].metadata.brand: expected a string", "items[3].metadata.brand", "metadata.brand: expected a string"),
+        ("items[12]: expected a picture", "items[12]", "expected a picture"),
+        ("expected a picture", "", "expected a picture"),
+    ],
+)
+def test_a_reason_has_no_place_in_a_request(message, field, told):
+    assert reason_of(ItemFailure("a", InvalidArgumentError(message, field=field))) == told
+
+
+async def test_recognition_that_every_picture_would_fail_stops(tmp_path):
+    pictures = {picture.path: "" for picture in pictures_in(tmp_path, 30)}
+    calls = []
+
+    class Recognizing(AsyncClient):
+        async def recognize(self, image, gallery, **options):
+            calls.append(image)
+            await asyncio.sleep(0.01)
+            raise NotFoundError(f"there is no gallery {gallery}")
+
+    async with Recognizing("127.0.0.1:1") as client:
+        with pytest.raises(NotFoundError, match="there is no gallery a"):
+            await recognize_all(client, pictures, RunOptions("a", concurrency=2), None, QUIET)
+    assert len(calls) <= 4
 
 
 async def test_a_server_that_stays_away_stops_the_build(tmp_path):

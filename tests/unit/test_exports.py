@@ -36,7 +36,7 @@ async def exported(labels: dict[str, str], file: Path, pictures: Path | None = N
 
 
 async def test_labels(tmp_path):
-    labels = {"a/1.jpg": "Coca Cola", "with space.jpg": "可乐", "b": "tab\tin it", "c\u2028d": "x\x85y"}
+    labels = {"a/1.jpg": "Coca Cola", "with space.jpg": "可乐", "b": "one", "c\u2028d": "x\x85y"}
     outcome = await exported(labels, tmp_path / "labels.txt")
     assert (outcome.item_count, outcome.failures) == (4, {})
     found = read_labels(tmp_path / "labels.txt")
@@ -45,7 +45,7 @@ async def test_labels(tmp_path):
 
 
 async def test_what_no_line_can_hold_is_a_failure(tmp_path):
-    labels = {"good": "a", "line\nend": "a", "tab\tin": "a", "b": "line\rend", " c": "a", "d": "a "}
+    labels = {"good": "a", "line\nend": "a", "tab\tin": "a", "b": "line\rend", " c": "a", "d": "a ", "e": "tab\tin it"}
     outcome = await exported(labels, tmp_path / "labels.txt")
     assert (tmp_path / "labels.txt").read_text() == "good\ta\n"
     assert set(outcome.failures) == set(labels) - {"good"}

@@ -44,6 +44,36 @@ def test_faults_of_a_label_file_are_named_with_their_lines_and_the_rest_is_read(
     assert f"{file}:5: expected" in str(caught.value)
 
 
+def test_a_line_with_two_tabs_or_of_another_encoding_fails_alone(folder: Path):
+    file = folder / "gallery.txt"
+    lines = ("cola/1.jpg\tcola\t9.99", "cola/2.jpg\tCaf\xe9", "cola/3.jpg\tcola", "fanta zero/1.png\tfanta\t")
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode("latin-1"))
+    labels = read_labels(file)
+    assert [(p.id, p.label) for p in labels.pictures] == [("cola/3.jpg", "cola"), ("fanta zero/1.png", "fanta")]
+    assert labels.faults == {f"{file}:1": "expected one tab, got 2", f"{file}:2": "expected UTF-8 text"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_of_another_encoding_fails_at_once(folder: Path, encoding: str):
+    file = folder / "gallery.txt"
+    file.write_bytes("cola/1.jpg\tcola\ncola/2.jpg\tcola\n".encode(encoding))
+    with pytest.raises(LabelFileError) as caught:
+        read_labels(file)
+    assert str(caught.value) == f"{file}: expected UTF-8 text, got what looks like UTF-16"
+
+
+def test_a_wrong_root_is_said_once_and_a_picture_is_no_label_file(folder: Path):
+    file = folder / "gallery.txt"
+    file.write_text("1.jpg cola\n2.jpg cola\n9.jpg cola\n")
+    with pytest.raises(LabelFileError, match="none of the pictures is there, such as"):
+        read_labels(file, root=folder / "fanta zero")
+    with pytest.raises(LabelFileError, match="there is no such folder"):
+        read_labels(file, root=folder / "nowhere")
+    assert len(read_labels(file, root=folder / "cola").pictures) == 3
+    with pytest.raises(LabelFileError, match="`shitu gallery add` adds one picture"):
+        read_labels(folder / "cola" / "1.jpg")
+
+
 def test_a_label_file_with_nothing_usable_is_refused(folder: Path):
     file = folder / "gallery.txt"
     file.write_text("onlyapath\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 
 import grpc
 import pytest
@@ -21,8 +23,10 @@ from shitu_client import (
     UnavailableError,
 )
 from shitu_client.connection import _REPEATABLE, _RETRIES
+from shitu_client.errors import InputError, said_of
 from shitu_client.patience import Patience
 from shitu_client.reembeddings import reembed_gallery
+from shitu_client.whole_files import save_stream, whole_file
 
 
 async def test_a_snapshot_is_saved_whole(tmp_path):
@@ -55,6 +59,38 @@ async def test_a_snapshot_into_a_folder_that_is_not_there(tmp_path):
     async with serving(gallery) as client:
         with pytest.raises(FileNotFoundError):
             await client.snapshot_gallery("a", tmp_path / "nowhere" / "a.snap")
+
+
+async def test_a_snapshot_never_takes_the_place_of_what_is_no_file(tmp_path):
+    gallery = SmallGallery()
+    gallery.snapshot_chunks = [b"one"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/full")
+    os.mkfifo(tmp_path / "pipe")
+    async with serving(gallery) as client:
+        for name in ("folder", "device", "pipe"):
+            said = f"{name}: expected a file or a new name, there is a {name}; nothing was written"
+            with pytest.raises(InputError, match=said):
+                await client.snapshot_gallery("a", tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device", "folder", "pipe"]
+    assert (tmp_path / "device").is_char_device()
+
+
+async def test_what_fails_names_the_file_that_was_meant(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "nowhere" / "a"):
+        pass
+    assert said_of(caught.value) == f"{tmp_path / 'nowhere' / 'a'}: there is no such folder"
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "a.jpg").read_bytes()
+    assert said_of(caught.value) == f"{tmp_path / 'a.jpg'}: there is no such file"
+
+    async def full():
+        yield b"one"
+        raise OSError(errno.ENOSPC, "No space left on device", "/another")
+
+    with pytest.raises(OSError) as full_disk:
+        await save_stream(tmp_path / "a", full())
+    assert said_of(full_disk.value) == "/another: no space left on the device"
 
 
 async def test_a_restore_sends_the_file_in_pieces(tmp_path):
