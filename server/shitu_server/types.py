@@ -44,7 +44,7 @@ class IndexKind(str, Enum):
     """How the vectors of a gallery are searched."""
 
     AUTO = "auto"
-    """Flat while there are few items, HNSW from then on."""
+    """Flat while there are few items, IVF from then on."""
     FLAT = "flat"
     """Every vector is compared: exact."""
     HNSW = "hnsw"

@@ -331,12 +331,12 @@ def test_auto_is_flat_while_there_are_few():
     assert index.wish() is None
     index.put(entries(99, 100), unit_rows(1, 8, seed=1))
     build(index)
-    assert index.status == IndexStatus(IndexKind.HNSW, 100, building=False)
+    assert index.status == IndexStatus(IndexKind.IVF, 100, building=False)
     index.remove([str(i) for i in range(45)])
     job = index.wish()
     assert job is not None, "worn"
     index.adopt(job.run())
-    assert index.status == IndexStatus(IndexKind.HNSW, 55, building=False)
+    assert index.status == IndexStatus(IndexKind.IVF, 55, building=False)
     index.remove([str(i) for i in range(45, 51)])
     assert index.wish() is None
     assert index.status == IndexStatus(IndexKind.FLAT, 0, building=False)

@@ -40,7 +40,7 @@ LEAST_DEAD: Final = 64
 INDEXED_DEAD_SHARE: Final = 1 / 2
 """The same where there are graph or lists, which rows that are moved fall out of; only memory is won."""
 KEPT_SHARE: Final = 1 / 2
-"""An AUTO gallery that shrinks below this share of where its graph began is compared row by row again."""
+"""An AUTO gallery that shrinks below this share of where its lists began is compared row by row again."""
 _NEVER: Final = 1 << 62
 
 
@@ -189,9 +189,9 @@ class GalleryIndex:
     def _wanted_kind(self) -> IndexKind:
         if self._options.index_kind is not IndexKind.AUTO:
             return self._options.index_kind
-        is_graph = self._indexed is not None and self._indexed.neighbours.kind is IndexKind.HNSW
-        least = self._tuning.flat_rows * (KEPT_SHARE if is_graph else 1)
-        return IndexKind.HNSW if len(self._places) >= least else IndexKind.FLAT
+        has_lists = self._indexed is not None and self._indexed.neighbours.kind is IndexKind.IVF
+        least = self._tuning.flat_rows * (KEPT_SHARE if has_lists else 1)
+        return IndexKind.IVF if len(self._places) >= least else IndexKind.FLAT
 
     def _wished(self, kind: IndexKind) -> BuildJob | None:
         tuning, indexed, count = self._tuning, self._indexed, len(self._places)
