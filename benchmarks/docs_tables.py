@@ -71,10 +71,10 @@ def gallery_search_table(results: dict[str, Any]) -> str:
         ),
         "",
         (
-            "| items | index | recall@1 / @10 | batches of 64 | beside FAISS | 4 at once | beside FAISS | 64 callers | FAISS "
+            "| items | index | recall@1 / @10 | batches of 64 | beside FAISS | 4 at once | beside FAISS | 64 callers | beside FAISS | FAISS "
             "| numpy sgemm | one by one | FAISS | build | restart to ready | memory |"
         ),
-        "|---" * 15 + "|",
+        "|---" * 16 + "|",
     ]
     lines += [_search_row(*one) for one in kinds]
     shares = [row["share"] for row in first["filtered"]]
@@ -103,6 +103,7 @@ def _search_row(size: int, kind: str, figures: dict[str, Any]) -> str:
         _qps(many["side_by_side"]["median"]),
         _ratio(many["side_by_side_by_faiss"]),
         _qps(many["callers"]["median"]),
+        _ratio(many["callers_by_faiss"]),
         _qps(many["faiss"]["median"]),
         _qps(many["numpy"]["median"]),
         _qps(one["ours"]["median"]),
