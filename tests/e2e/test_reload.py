@@ -193,7 +193,7 @@ async def check_third_version(twin: RunningServer, clients: list[AsyncClient], k
     """It ends the first, whose galleries get an error that says what to do."""
     twin.process.send_signal(signal.SIGHUP)
     await until_versions(clients, [3, 2])
-    both = r"demo_rec version 3 \(.*demo_rec version 2 \(.*build the gallery anew"
+    both = r"demo_rec version 3 \(.*demo_rec version 2 \(.*shitu gallery reembed"
     with pytest.raises(FailedPreconditionError, match=both):
         await clients[0].recognize(product_picture(0), "old")
 
