@@ -434,7 +434,7 @@ async def test_a_killed_gallery_process_does_not_fail_a_reembedding(both, client
 
 
 def test_an_interrupted_build_goes_on(both, client, tmp_path):
-    source = many_pictures(tmp_path / "many", 160)
+    source = many_pictures(tmp_path / "many", 480)
     try:
         with started(both, "gallery", "build", "stopped", source, "--concurrency", "1") as building:
             wait_for_items(client, "stopped", 20)
@@ -444,9 +444,9 @@ def test_an_interrupted_build_goes_on(both, client, tmp_path):
         assert "interrupted; the same command again goes on" in output
         assert "Traceback" not in output
         there = client.get_gallery("stopped").item_count
-        assert 20 <= there < 160
+        assert 20 <= there < 480
         output = quick(both, "gallery", "build", "stopped", source)
-        assert f"added {160 - there} pictures" in output
+        assert f"added {480 - there} pictures" in output
         assert f"{there} were there already" in output
     finally:
         client.delete_gallery("stopped")
