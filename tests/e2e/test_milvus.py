@@ -369,4 +369,4 @@ def test_gateways_keep_galleries_in_milvus(milvus: MilvusServer, tmp_path: Path)
         assert list(tmp_path.rglob("*.sqlite3")) == []
     finally:
         server.stop()
-    assert f"galleries in {milvus.address}" in server.log.read_text()
+    assert f"galleries at {milvus.address}" in server.log.read_text()
