@@ -7,11 +7,13 @@ PY := $(VENV)/bin/python
 PEER_VENV ?= .venv-peer
 PEER_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c \
 	'import sys; v = sys.version_info[:2]; print("$(name)") if (3, 11) <= v <= (3, 12) else None' 2>/dev/null)))
+# A Milvus server, for tests against it. Any Python 3.
+MILVUS_VENV ?= .venv-milvus
 PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peer peer lint proto configs lock clean
+.PHONY: help demo test test-slow test-peer test-milvus peer milvus lint proto configs lock clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,16 +21,21 @@ help:  ## Show what there is to make
 demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
 	$(VENV)/bin/shitu demo --out demo
 
-test: $(VENV)/.dev  ## Run the tests, save the slow ones and those against PaddleX
-	$(PY) -m pytest -m "not slow and not peer"
+test: $(VENV)/.dev  ## Run the tests, save the slow ones and those against PaddleX and Milvus
+	$(PY) -m pytest -m "not slow and not peer and not milvus"
 
 test-slow: $(VENV)/.dev  ## Run the slow tests (minutes)
-	$(PY) -m pytest -m "slow and not peer"
+	$(PY) -m pytest -m "slow and not peer and not milvus"
 
 test-peer: $(VENV)/.dev  ## Run the tests against PaddleX, PaddleClas and PaddleDetection (half an hour)
 	$(PY) -m pytest -m peer
 
+test-milvus: $(VENV)/.dev  ## Run the tests against Milvus (ten minutes)
+	$(PY) -m pytest -m milvus
+
 peer: $(PEER_VENV)/.peer  ## Make the environment of PaddleX and its kin for `make test-peer` (2 GB)
+
+milvus: $(MILVUS_VENV)/.milvus  ## Make the environment of a Milvus server for `make test-milvus` (300 MB)
 
 lint: $(VENV)/.dev  ## Check style, types and layers
 	$(VENV)/bin/ruff check .
@@ -48,9 +55,11 @@ lock:  ## Resolve the lock files anew (needs uv)
 		--extra server --extra train --extra dev -o requirements/dev.lock
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
 		--extra server -c requirements/dev.lock -o requirements/server.lock
+	uv pip compile pyproject.toml -q --no-header --python-platform x86_64-manylinux_2_35 --python-version 3.10 \
+		--generate-hashes --extra server-gpu --extra milvus -o requirements/server-gpu.lock
 
 clean:  ## Remove what was made here
-	rm -rf $(VENV) $(PEER_VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) $(MILVUS_VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(PY):
 	@test -n "$(PYTHON)" || { echo "error: shitu needs Python 3.10, 3.11 or 3.12, and none is on the PATH; install one" \
@@ -72,4 +81,10 @@ $(PEER_VENV)/.peer: requirements/peer.txt
 		"one or name it: make PEER_PYTHON=/path/to/python3.11 peer" >&2; exit 1; }
 	$(PEER_PYTHON) -m venv --clear $(PEER_VENV)
 	$(PEER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/peer.txt
+	@touch $@
+
+$(MILVUS_VENV)/.milvus: requirements/milvus-server.txt
+	@test -n "$(PYTHON)" || { echo "error: Milvus' package needs Python 3, name one: make PYTHON=/path/to/python3 milvus" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(MILVUS_VENV)
+	$(MILVUS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/milvus-server.txt
 	@touch $@

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tests.official_models import spread_layer
 
+from benchmarks.machine import described
 from shitu_models.specs import DEMO_SPECS, OFFICIAL_SPECS, SPECS, ModelSpec
 from shitu_train.architectures.catalogue import ARCHITECTURES
 from shitu_train.conversion.export import exported_graph
@@ -50,7 +50,7 @@ def measure(names: list[str], threads: int) -> dict[str, Any]:
         models[name] = _measured(name, threads)
         Console(stderr=True).print(f"measured {name}")
     return {
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
+        "machine": described(),
         "threads": threads,
         "versions": tool_versions(),
         "commit": source_commit(),
@@ -122,13 +122,6 @@ def _timed(runs: dict[str, Run]) -> dict[str, Any]:
         }
         for variant, values in times.items()
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:

@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
 from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
+
+if TYPE_CHECKING:
+    from tests.milvus_server import MilvusServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -87,6 +91,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """One Milvus for all tests that do not end it."""
+    from tests.milvus_server import MilvusServer
+
+    running = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    yield running
+    running.kill()
 
 
 @pytest.fixture

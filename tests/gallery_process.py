@@ -23,17 +23,18 @@ START_TIMEOUT_S = 30
 class GalleryProcess:
     """One at a time, always on the same address and data."""
 
-    def __init__(self, folder: Path, address: str = "") -> None:
+    def __init__(self, folder: Path, address: str = "", module: str = "shitu_server", **variables: str) -> None:
         folder.mkdir(exist_ok=True)
+        self.module = module
         self.address = address or f"unix:{folder}/gallery.sock"
         self.data_dir = folder / "data"
         self.log = folder / f"gallery-{len(list(folder.iterdir()))}.log"
-        self.start()
+        self.start(**variables)
 
-    def start(self) -> None:
-        command = [sys.executable, "-m", "shitu_server", "gallery"]
+    def start(self, **variables: str) -> None:
+        command = [sys.executable, "-m", self.module, "gallery"]
         settings = {"SHITU_GALLERY_ADDRESS": self.address, "SHITU_DATA_DIR": str(self.data_dir)}
-        environment = {**os.environ, **settings}
+        environment = {**os.environ, **settings, **variables}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment)
 

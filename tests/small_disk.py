@@ -13,10 +13,10 @@ SMALL_DISK_BYTES = 1 << 20
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a tmpfs of 1 MiB, which root may do; where that is not allowed, the test is skipped."""
+def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Path]:
+    """Mount a tmpfs, which root may do; where that is not allowed, the test is skipped."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     result = subprocess.run(mount, capture_output=True, text=True, check=False)
     if result.returncode:
         pytest.skip(f"mounting a small disk is not allowed here: {result.stderr.strip()}")
@@ -24,3 +24,8 @@ def small_disk(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def grow(folder: Path, size_bytes: int) -> None:
+    """Give a small disk more room."""
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)

@@ -4,15 +4,22 @@ ShituClientError
 ├── InvalidArgumentError       the server refuses a field (`field` names it)
 ├── NotFoundError              gallery or item unknown
 ├── AlreadyExistsError         gallery exists
-├── FailedPreconditionError    vectors of another encoder than the gallery's
+├── FailedPreconditionError    vectors of another encoder than the gallery's, writes that a rollback would lose, ...
 ├── ResourceExhaustedError     the server is busy, try again after `retry_after_s`
 ├── UnavailableError           the server is down, starting or draining, try again after `retry_after_s`
+│   └── UnreachableError       nobody answers at the address
 ├── DeadlineExceededError      no answer in time
+├── UnsupportedError           this server, or its gallery backend, cannot do that
 └── ServerError                anything else
+
+InputError                     a file, a folder or an option on this side cannot be used
 """
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -22,6 +29,9 @@ from google.rpc import error_details_pb2, status_pb2
 M = TypeVar("M", bound=Message)
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+_NOBODY: Final = ("Connection refused", "DNS resolution failed", "Domain name not found")
+_NO_METHOD: Final = "Method not found!"
+"""What gRPC itself says of a call that the server does not have."""
 
 
 class ShituClientError(Exception):
@@ -47,15 +57,15 @@ class InvalidArgumentError(ShituClientError):
 
 
 class NotFoundError(ShituClientError):
-    """There is no such gallery or item."""
+    """There is no such gallery, alias or item."""
 
 
 class AlreadyExistsError(ShituClientError):
-    """There is such a gallery already."""
+    """There is such a gallery or alias already."""
 
 
 class FailedPreconditionError(ShituClientError):
-    """The gallery is bound to another encoder."""
+    """What is there does not allow it: the gallery is bound to another encoder, a rollback would lose writes, ..."""
 
 
 class ResourceExhaustedError(ShituClientError):
@@ -66,12 +76,36 @@ class UnavailableError(ShituClientError):
     """The server is down, starting or draining."""
 
 
+class UnreachableError(UnavailableError):
+    """Nobody answers at the server's address."""
+
+
 class DeadlineExceededError(ShituClientError):
     """No answer came in time."""
 
 
+class UnsupportedError(ShituClientError):
+    """This server, or its gallery backend, cannot do that; `AsyncClient.capabilities` says what it can."""
+
+
 class ServerError(ShituClientError):
     """The server failed; its log has the cause."""
+
+
+class InputError(Exception):
+    """What was given on this side cannot be used; the message says what was expected and what came."""
+
+
+def said_of(error: Exception) -> str:
+    """Return what went wrong in words, also where the operating system says it with numbers."""
+    if not isinstance(error, OSError) or error.errno is None or not isinstance(error.filename, (str, bytes)):
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    if error.errno == errno.ENOENT:
+        return f"{path}: there is no such {'file' if path.parent.is_dir() else 'folder'}"
+    if error.errno == errno.ENOSPC:
+        return f"{path}: no space left on the device"
+    return f"{path}: {error.strerror}"
 
 
 _KINDS: Final[dict[grpc.StatusCode, type[ShituClientError]]] = {
@@ -82,6 +116,7 @@ _KINDS: Final[dict[grpc.StatusCode, type[ShituClientError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
 }
 
 
@@ -92,8 +127,17 @@ def error_of_call(error: grpc.RpcError, server: str) -> ShituClientError:
     for key, value in trailing:
         if key == _DETAILS_KEY:
             return error_of_status(status_pb2.Status.FromString(value))
+    if error.code() == grpc.StatusCode.UNIMPLEMENTED and error.details() == _NO_METHOD:
+        return older_server(server, "such call")
+    if error.code() == grpc.StatusCode.UNAVAILABLE and any(part in (error.details() or "") for part in _NOBODY):
+        return UnreachableError(f"no server answers at {server}; is shitu serve running there?")
     kind = _KINDS.get(error.code(), ServerError)
     return kind(f"{server}: {error.code().name}: {error.details()}")
+
+
+def older_server(server: str, lacks: str) -> UnsupportedError:
+    """Return the error for what a server is too old for."""
+    return UnsupportedError(f"{server}: the server is older than this client and knows no {lacks}; upgrade it")
 
 
 def error_of_status(status: status_pb2.Status) -> ShituClientError:

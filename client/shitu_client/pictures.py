@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from shitu_client.errors import InputError
+
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 _MAX_LABEL_FILE_BYTES: Final = 256 * 1024 * 1024
+_MAX_FAULTS_SHOWN: Final = 10
+_ENCODING_SAMPLE_BYTES: Final = 1024
 
 
-class LabelFileError(Exception):
+class LabelFileError(InputError):
     """A label file or folder cannot be used; the message names the file and, where there is one, the line."""
 
 
@@ -32,10 +39,20 @@ class LabelledPicture:
     id: str
     path: Path
     label: str
+    line: int = 0
+    """Of the label file; 0 where the picture was found in a folder."""
 
 
-def labelled_pictures(source: Path, root: Path | None = None, half: Half | None = None) -> list[LabelledPicture]:
-    """Read labelled pictures.
+@dataclass
+class Labels:
+    """What was found, and what cannot be used: where it stands, and what is wrong with it."""
+
+    pictures: list[LabelledPicture] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+def read_labels(source: Path, root: Path | None = None, half: Half | None = None) -> Labels:
+    """Read labelled pictures; whether they are there and whole is found out when they are read.
 
     Args:
         source: a text file with lines `path<tab>label` (or one space instead of the tab: then the path has none), or a
@@ -44,17 +61,38 @@ def labelled_pictures(source: Path, root: Path | None = None, half: Half | None 
         half: take only every other picture of each label.
 
     Raises:
-        LabelFileError: nothing there, a broken line, or a picture that is missing; all faults are named, not just the first.
+        LabelFileError: there is nothing, or nothing that can be used.
     """
+    if source.suffix.lower() in SUFFIXES and source.is_file():
+        raise LabelFileError(
+            f"{source}: expected a label file or a folder, got a picture; `shitu gallery add` adds one picture"
+        )
     if source.is_dir():
-        pictures = list(_from_folder(source))
+        labels = _from_folder(source)
     elif source.is_file():
-        pictures = _from_label_file(source, root or source.parent)
+        labels = _from_label_file(source, root or source.parent)
+        _check_root(root, labels.pictures)
     else:
         raise LabelFileError(f"{source}: expected a label file or a folder, there is neither")
-    if not pictures:
+    if not labels.pictures and labels.faults:
+        raise LabelFileError(_listed(labels.faults))
+    if not labels.pictures:
         raise LabelFileError(f"{source}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
-    return pictures if half is None else list(_half_of(pictures, half))
+    if half is not None:
+        labels.pictures = list(_half_of(labels.pictures, half))
+    return labels
+
+
+def labelled_pictures(source: Path, root: Path | None = None, half: Half | None = None) -> list[LabelledPicture]:
+    """Read labelled pictures, all of which must be usable: for figures that a part of them would make wrong.
+
+    Raises:
+        LabelFileError: as `read_labels`, or there is a fault; all are named, not just the first.
+    """
+    labels = read_labels(source, root, half)
+    if labels.faults:
+        raise LabelFileError(_listed(labels.faults))
+    return labels.pictures
 
 
 def picture_paths(sources: Iterable[Path]) -> list[Path]:
@@ -66,7 +104,7 @@ def picture_paths(sources: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = _files_of(source)
+            inside = [path for path in _files_of(source, {}) if path.is_file()]
             if not inside:
                 raise LabelFileError(f"{source}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
             found.extend(inside)
@@ -77,55 +115,124 @@ def picture_paths(sources: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def read_picture(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a picture file.
+
+    Raises:
+        InputError: it is missing, cannot be read, is no file (reading a pipe would wait for ever), or is too large.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"expected a picture file, {path} is something else")
+        if status.st_size > most_bytes:
+            raise InputError(f"expected at most {most_bytes} bytes, {path} has {status.st_size}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"picture {path} is missing") from error
+    except (OSError, ValueError) as error:
+        # A path with a zero byte is a ValueError.
+        raise InputError(f"picture {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _from_folder(folder: Path) -> Iterator[LabelledPicture]:
-    for path in _files_of(folder):
+def _files_of(folder: Path, faults: dict[str, str]) -> list[Path]:
+    """Return what is called like a picture, at any depth; a folder that cannot be read is a fault."""
+
+    def note(error: OSError) -> None:
+        faults[str(error.filename)] = f"folder cannot be read: {error.strerror}"
+
+    found = (Path(parent) / name for parent, _, names in os.walk(folder, onerror=note) for name in names)
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
+def _from_folder(folder: Path) -> Labels:
+    labels = Labels()
+    for path in _files_of(folder, labels.faults):
+        name = path.relative_to(folder).as_posix()
         if path.parent == folder:
-            raise LabelFileError(
-                f"{path}: expected a folder for each label inside {folder}, found a picture beside them"
-            )
-        yield LabelledPicture(path.relative_to(folder).as_posix(), path, path.parent.name)
+            labels.faults[name] = f"expected a folder for each label inside {folder}, found a picture beside them"
+        else:
+            labels.pictures.append(LabelledPicture(name, path, path.parent.name))
+    return labels
 
 
-def _from_label_file(file: Path, root: Path) -> list[LabelledPicture]:
+def _from_label_file(file: Path, root: Path) -> Labels:
     if file.stat().st_size > _MAX_LABEL_FILE_BYTES:
         raise LabelFileError(f"{file}: expected at most {_MAX_LABEL_FILE_BYTES} bytes; is this a label file?")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise LabelFileError(f"{file}: expected UTF-8 text, got something else at byte {error.start}") from error
-    pictures: list[LabelledPicture] = []
-    faults: list[str] = []
+    content = file.read_bytes()
+    if _is_utf_16(content):
+        raise LabelFileError(f"{file}: expected UTF-8 text, got what looks like UTF-16")
+    labels = Labels()
+    seen: dict[str, LabelledPicture] = {}
+    # Not splitlines(), which takes some characters that labels may hold for ends of lines.
+    lines = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            pictures.append(_from_line(line, root))
+            picture = _from_line(_decoded(line), root, number)
+            first = seen.setdefault(picture.id, picture)
+            _check_same_label(first, picture)
         except LabelFileError as error:
-            faults.append(f"{file}:{number}: {error}")
-    if faults:
-        raise LabelFileError(_listed(faults))
-    return pictures
+            labels.faults[f"{file}:{number}"] = str(error)
+    labels.pictures = list(seen.values())
+    return labels
 
 
-def _from_line(line: str, root: Path) -> LabelledPicture:
+def _check_root(root: Path | None, pictures: Iterable[LabelledPicture]) -> None:
+    """Say once that a root is wrong, and not for each picture."""
+    if root is None:
+        return
+    if not root.is_dir():
+        raise LabelFileError(f"--root {root}: there is no such folder")
+    first = next(iter(pictures), None)
+    if first is not None and not any(_is_there(picture.path) for picture in pictures):
+        raise LabelFileError(f"--root {root}: none of the pictures is there, such as {first.path}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        # A path with a zero byte.
+        return False
+
+
+def _is_utf_16(content: bytes) -> bool:
+    """Return whether a file begins as UTF-16 does: with its mark, or with text of which every other byte is 0."""
+    begin = content[:_ENCODING_SAMPLE_BYTES]
+    return begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or begin.count(0) * 4 > len(begin)
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise LabelFileError("expected UTF-8 text") from error
+
+
+def _from_line(line: str, root: Path, number: int) -> LabelledPicture:
+    tab_count = line.strip().count("\t")
+    if tab_count > 1:
+        raise LabelFileError(f"expected one tab, got {tab_count}")
     separator = "\t" if "\t" in line else " "
     path, _, label = line.strip().partition(separator)
     if not path or not label.strip():
         raise LabelFileError(f"expected `path<tab>label` or `path label`, got {line!r}")
-    full = root / path
-    if not full.is_file():
-        raise LabelFileError(f"picture {full} is missing")
-    return LabelledPicture(path, full, label.strip())
+    return LabelledPicture(path, root / path, label.strip(), number)
 
 
-def _listed(faults: list[str], most: int = 10) -> str:
-    shown = faults[:most]
-    rest = [f"... and {len(faults) - most} more"] if len(faults) > most else []
-    return "\n".join(shown + rest)
+def _check_same_label(first: LabelledPicture, again: LabelledPicture) -> None:
+    if first.label != again.label:
+        raise LabelFileError(
+            f"expected one label for {first.id}, which line {first.line} calls {first.label!r}; got {again.label!r}"
+        )
+
+
+def _listed(faults: dict[str, str]) -> str:
+    lines = [f"{where}: {what}" for where, what in faults.items()]
+    rest = [f"... and {len(lines) - _MAX_FAULTS_SHOWN} more"] if len(lines) > _MAX_FAULTS_SHOWN else []
+    return "\n".join(lines[:_MAX_FAULTS_SHOWN] + rest)
 
 
 def _half_of(pictures: list[LabelledPicture], half: Half) -> Iterator[LabelledPicture]:

@@ -1,4 +1,4 @@
-"""What calls return: plain values, no protobuf."""
+"""What recognition returns: plain values, no protobuf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf import json_format, struct_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from numpy.typing import NDArray
 
-from shitu.v1 import gallery_pb2, recognition_pb2, types_pb2
+from shitu.v1 import recognition_pb2, types_pb2
 
 
 class Box(NamedTuple):
@@ -104,37 +104,6 @@ class EncoderInfo:
     """New galleries that name no encoder are bound to this one."""
 
 
-@dataclass(frozen=True)
-class GalleryInfo:
-    """A gallery."""
-
-    name: str
-    encoder_fingerprint: str
-    dimension: int
-    item_count: int
-    generation: int
-    sequence: int
-
-
-@dataclass(frozen=True)
-class Item:
-    """A stored item; lists leave `thumbnail` empty and `vector` None."""
-
-    id: str
-    label: str
-    metadata: Mapping[str, Any]
-    thumbnail: bytes
-    vector: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class ItemPage:
-    """A part of a list; `next_page_token` is empty on the last one."""
-
-    items: tuple[Item, ...]
-    next_page_token: str
-
-
 def recognition_of(response: recognition_pb2.RecognizeResponse) -> Recognition:
     """Return the result of Recognize."""
     return Recognition(
@@ -166,35 +135,16 @@ def encoder_of(message: recognition_pb2.Encoder) -> EncoderInfo:
         message.version,
         message.fingerprint,
         message.dimension,
-        _name_of(recognition_pb2.Precision, message.precision, "PRECISION_"),
-        _name_of(recognition_pb2.Profile, message.profile, "PROFILE_"),
+        name_of(recognition_pb2.Precision, message.precision, "PRECISION_"),
+        name_of(recognition_pb2.Profile, message.profile, "PROFILE_"),
         message.default_match_threshold,
         message.is_default,
     )
 
 
-def gallery_of(message: gallery_pb2.Gallery) -> GalleryInfo:
-    """Return a gallery."""
-    state = message.state
-    return GalleryInfo(
-        message.name,
-        message.encoder_fingerprint,
-        message.dimension,
-        message.item_count,
-        state.generation,
-        state.sequence,
-    )
-
-
-def item_of(message: gallery_pb2.Item) -> Item:
-    """Return an item."""
-    vector = vector_of(message.vector) if message.HasField("vector") else None
-    return Item(message.id, message.label, _metadata_of(message.metadata), message.thumbnail, vector)
-
-
 def match_of(message: types_pb2.Match) -> Match:
     """Return a match."""
-    return Match(message.item_id, message.label, message.score, _metadata_of(message.metadata))
+    return Match(message.item_id, message.label, message.score, metadata_of(message.metadata))
 
 
 def vector_of(message: types_pb2.Vector) -> NDArray[np.float32]:
@@ -202,12 +152,26 @@ def vector_of(message: types_pb2.Vector) -> NDArray[np.float32]:
     return np.frombuffer(message.data, dtype="<f4")
 
 
+def metadata_of(struct: struct_pb2.Struct) -> Mapping[str, Any]:
+    """Return metadata as plain values."""
+    values: dict[str, Any] = json_format.MessageToDict(struct)
+    return values
+
+
+def name_of(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
+    """Return a value's name, or its number where a newer server knows more of them."""
+    try:
+        return str(enum.Name(value)).removeprefix(prefix).lower()
+    except ValueError:
+        return str(value)
+
+
 def _object_of(found: recognition_pb2.RecognizedObject) -> RecognizedObject:
     decision = found.decision
-    reason = "" if decision.label else _name_of(recognition_pb2.UnknownReason, decision.reason, "UNKNOWN_REASON_")
+    reason = "" if decision.label else name_of(recognition_pb2.UnknownReason, decision.reason, "UNKNOWN_REASON_")
     return RecognizedObject(
         box=_box_of(found.box),
-        source=_name_of(recognition_pb2.BoxSource, found.source, "BOX_SOURCE_"),
+        source=name_of(recognition_pb2.BoxSource, found.source, "BOX_SOURCE_"),
         detection_score=found.detection_score,
         label=decision.label,
         matches=tuple(match_of(match) for match in found.matches),
@@ -216,18 +180,5 @@ def _object_of(found: recognition_pb2.RecognizedObject) -> RecognizedObject:
     )
 
 
-def _name_of(enum: EnumTypeWrapper, value: int, prefix: str) -> str:
-    """Return a value's name, or its number where a newer server knows more of them."""
-    try:
-        return str(enum.Name(value)).removeprefix(prefix).lower()
-    except ValueError:
-        return str(value)
-
-
 def _box_of(box: types_pb2.Box) -> Box:
     return Box(box.x1, box.y1, box.x2, box.y2)
-
-
-def _metadata_of(struct: struct_pb2.Struct) -> Mapping[str, Any]:
-    values: dict[str, Any] = json_format.MessageToDict(struct)
-    return values

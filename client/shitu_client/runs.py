@@ -12,8 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from shitu_client.client import AsyncClient
+from shitu_client.deliveries import HOPELESS, all_or_none
 from shitu_client.drawing import annotated
-from shitu_client.errors import ShituClientError
+from shitu_client.errors import ShituClientError, said_of
+from shitu_client.filters import Condition
 from shitu_client.progress import progress_bar
 from shitu_client.results import Recognition
 
@@ -28,6 +30,8 @@ class RunOptions:
     match_threshold: float | None = None
     top_k: int | None = None
     concurrency: int = 8
+    where: Condition | None = None
+    matches_per_label: int = 0
 
 
 @dataclass
@@ -57,12 +61,16 @@ class RunOutcome:
 async def recognize_all(
     client: AsyncClient, truth: Mapping[Path, str], options: RunOptions, out: Path | None, console: Console
 ) -> RunOutcome:
-    """Recognise pictures; one that fails, or whose result cannot be saved, is noted and does not stop the rest."""
+    """Recognise pictures; one that fails, or whose result cannot be saved, is noted and does not stop the rest.
+
+    Raises:
+        ShituClientError: of those that the rest would end with too: no such gallery, its encoder is not served, ...
+    """
     outcome = RunOutcome(truth, saved_to=out)
     stems = _result_stems(truth)
     places = asyncio.Semaphore(options.concurrency)
     start_s = time.perf_counter()
-    with progress_bar(console) as progress:
+    with progress_bar(console, "images") as progress:
         task = progress.add_task("recognising", total=len(truth))
 
         async def one(path: Path) -> None:
@@ -70,7 +78,7 @@ async def recognize_all(
                 await _recognize_one(client, path, stems[path], options, outcome)
                 progress.advance(task)
 
-        await asyncio.gather(*(one(path) for path in truth))
+        await all_or_none([one(path) for path in truth])
     outcome.elapsed_s = time.perf_counter() - start_s
     return outcome
 
@@ -84,11 +92,15 @@ async def _recognize_one(client: AsyncClient, path: Path, stem: str, options: Ru
             match_threshold=options.match_threshold,
             top_k=options.top_k,
             skip_detection=options.whole_image,
+            where=options.where,
+            matches_per_label=options.matches_per_label,
         )
         if outcome.saved_to is not None:
             await asyncio.to_thread(_save, path, result, outcome.saved_to / f"{stem}_res")
+    except HOPELESS:
+        raise
     except (ShituClientError, OSError) as error:
-        outcome.failures[path] = str(error)
+        outcome.failures[path] = said_of(error)
     else:
         outcome.results[path] = result
 

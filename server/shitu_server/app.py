@@ -16,8 +16,8 @@ from shitu_server.addresses import joined
 from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
-from shitu_server.gallery.client import GalleryClient
 from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery_connection import connected
 from shitu_server.images import ImageLimits, ImageWorkers
 from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
 from shitu_server.processors import processor_count
@@ -57,7 +57,7 @@ class Gateway:
         """By the encoder's name: its versions share a model of Triton."""
         self._workers = ImageWorkers(settings.image_threads or processor_count())
         self._triton = TritonConnection(settings.triton_address)
-        self._gallery = GalleryClient(settings.gallery_address, max_message_bytes=settings.max_message_bytes)
+        self._gallery = connected(settings)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._draining = DrainInterceptor()
         self._server = grpc.aio.server(
@@ -99,7 +99,7 @@ class Gateway:
         limits = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
         bulk_calls = Admission("batches and bulk writes", settings.max_bulk_calls_in_flight)
         streams = Admission("streams", settings.max_streams_in_flight)
-        pictures = PictureItems(pipeline, bulk_calls)
+        pictures = PictureItems(pipeline, self._gallery, bulk_calls)
         recognition_pb2_grpc.add_RecognitionServiceServicer_to_server(
             RecognitionServicer(pipeline, limits, bulk_calls, streams), self._server
         )

@@ -53,14 +53,22 @@ def serve(
     gallery_address: Annotated[
         Optional[str], typer.Option(help="unix:/path or host:port of the gallery process.")
     ] = None,
+    snapshot: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Snapshot whose gallery a gallery process serves, read-only; may be given again for more."),
+    ] = None,
+    milvus_address: Annotated[
+        Optional[str], typer.Option(help="http://host:port of a Milvus that keeps the galleries instead.")
+    ] = None,
     triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say more: log_level INFO, in all processes.")
     ] = False,
 ) -> None:
     """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too. SIGHUP takes up new versions of models."""
-    overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose"}}
+    overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose", "snapshot"}}
     overrides["encoder"] = ",".join(encoder) if encoder else None
+    overrides["snapshots"] = ",".join(map(str, snapshot)) if snapshot else None
     try:
         settings = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None})
         begin_logging(role, settings)

@@ -94,6 +94,6 @@ class Encoders:
         served = ", ".join(map(str, self.entries))
         return EncoderMismatchError(
             f"{prefix}gallery {shown(gallery)} is bound to encoder {shown(fingerprint)}, this server runs {served}; serve that "
-            f"encoder too (`shitu serve --encoder`, and the --profile that it had), send vectors of it, or build the gallery "
-            f"anew with one of these"
+            f"encoder too (`shitu serve --encoder`, and the --profile that it had), send vectors of it, or embed the gallery's "
+            f"pictures with one of these (`shitu gallery reembed`)"
         )

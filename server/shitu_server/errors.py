@@ -6,6 +6,8 @@ ShituError
 ├── NotFoundError                 gallery or item unknown
 ├── AlreadyExistsError            gallery exists
 ├── EncoderMismatchError          vectors of another encoder or length than the gallery's
+├── PreconditionError             the gallery is not in the state that the call needs
+├── UnsupportedError              this gallery backend cannot do that
 ├── OverloadedError               admission full, try again after `retry_after_s`
 ├── UnavailableError              a part is down or draining, try again after `retry_after_s`
 ├── DeadlineExceededError         the client's deadline passed
@@ -73,6 +75,18 @@ class EncoderMismatchError(ShituError):
     """Vectors of another encoder, or of another length, than the gallery is bound to."""
 
     reason = "ENCODER_MISMATCH"
+
+
+class PreconditionError(ShituError):
+    """The gallery is not in the state that the call needs; trying again without a change fails again."""
+
+    reason = "PRECONDITION"
+
+
+class UnsupportedError(ShituError):
+    """The backend that keeps the galleries cannot do that; `capabilities` says what it can."""
+
+    reason = "UNSUPPORTED"
 
 
 class OverloadedError(ShituError):

@@ -34,6 +34,7 @@ from shitu_server.types import (
     Detector,
     Gallery,
     Picture,
+    SearchOptions,
     SearchResult,
     Vectors,
 )
@@ -80,6 +81,17 @@ class _Call:
             raise DeadlineExceededError("the deadline passed before the work was done")
 
 
+@dataclass(frozen=True)
+class SearchTarget:
+    """A gallery to search, with the encoder that it is bound to."""
+
+    encoder: ServedEncoder
+    gallery: str
+    """Its own name where the gallery was asked, else as the request says."""
+    generation: int
+    """That said so; 0 where it was not asked."""
+
+
 class Pipeline:
     """The stages over the models and the galleries. Deadlines are times of `time.monotonic()`."""
 
@@ -108,21 +120,24 @@ class Pipeline:
         """Serve these models from now on; requests that have begun end with those that they began with."""
         self._models = models
 
-    async def encoder_of(self, gallery: str, *, deadline_s: float | None) -> ServedEncoder:
-        """Return the encoder that a gallery is bound to, as far as that is known here.
+    async def target(self, gallery: str, *, deadline_s: float | None, ask: bool = False) -> SearchTarget:
+        """Return what to search and with which encoder, as far as that is known here.
 
         One encoder needs no question: the gallery itself refuses vectors that are not its own. Of several the gallery must say
-        which, and each time: it may have been made anew since, for another encoder. That is half a millisecond of a hop.
+        which, and each time: it may have been made anew since, for another encoder. That is half a millisecond of a hop. The
+        search then asks for the very generation that said it, so that one which is published meanwhile disturbs nobody.
+        With `ask` it must say so in any case: for who has time for it, the error is a better one.
 
         Raises:
-            EncoderMismatchError: several are served, and it is bound to none of them.
+            EncoderMismatchError: it was asked, and is bound to none of those that are served.
             NotFoundError, UnavailableError, ...: from the gallery.
         """
         encoders = self.encoders
-        if len(encoders.entries) == 1:
-            return encoders.default
+        if len(encoders.entries) == 1 and not ask:
+            return SearchTarget(encoders.default, gallery, 0)
         info = await self._gallery.get(gallery, deadline_s=deadline_s)
-        return encoders.bound(gallery, info.encoder_fingerprint)
+        encoder = encoders.bound(gallery, info.encoder_fingerprint)
+        return SearchTarget(encoder, info.name, info.state.generation)
 
     async def recognize(
         self, content: bytes, gallery: str, options: RecognizeOptions, *, deadline_s: float | None
@@ -137,7 +152,8 @@ class Pipeline:
         call = _Call(deadline_s, box_field="options.boxes[{}]".format)
         check_options(gallery, options, self._limits)
         with self._admissions.pictures.admit():
-            encoder = await self.encoder_of(gallery, deadline_s=deadline_s)
+            target = await self.target(gallery, deadline_s=deadline_s)
+            encoder = target.encoder
             # Work whose second half would have to wait is not begun.
             encoder.crops.check()
             async with self._picture(content, call) as picture:
@@ -145,7 +161,7 @@ class Pipeline:
                 objects = await self._objects(picture, options, call)
                 vectors = await self._embedded(picture, objects.boxes, encoder, call)
             del picture  # its pixels are counted no more
-            found = await self._found(vectors, gallery, encoder, options, call)
+            found = await self._found(vectors, target, options, call)
         wished = options.match_threshold
         threshold = encoder.spec.default_threshold if wished is None else wished
         recognized = decided(objects, found, threshold, self._limits.duplicate_iou)
@@ -177,17 +193,26 @@ class Pipeline:
         return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
-        self, content: bytes, boxes: Boxes, encoder: ServedEncoder, *, field_name: str, deadline_s: float | None
+        self,
+        content: bytes,
+        boxes: Boxes,
+        encoder: ServedEncoder,
+        *,
+        field_name: str,
+        deadline_s: float | None,
+        detect: bool = False,
     ) -> ItemEmbedding:
-        """Embed the one box of a gallery item's picture, or the whole picture, and make its thumbnail.
+        """Embed a gallery item's picture and make its thumbnail: of the one box, or the whole picture.
 
+        With `detect` it is the object that the detector is surest of, or the whole picture where it finds none.
         Errors name `field_name`.image and `field_name`.box. Raises as `embed`.
         """
         call = _item_call(field_name, deadline_s)
         encoder.crops.check()
         with self._admissions.pictures.admit():
             async with self._picture(content, call) as picture:
-                chosen = self._chosen(picture, boxes, call)
+                best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
+                chosen = await self._objects(picture, best, call)
                 vectors = await self._embedded(picture, chosen.boxes, encoder, call)
                 return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
 
@@ -244,16 +269,20 @@ class Pipeline:
                 return await encoder.encoder.embed(pixels, deadline_s=call.deadline_s)
 
     async def _found(
-        self, vectors: Vectors, gallery: str, encoder: ServedEncoder, options: RecognizeOptions, call: _Call
+        self, vectors: Vectors, target: SearchTarget, options: RecognizeOptions, call: _Call
     ) -> SearchResult:
         call.check_alive()
         default_top_k = min(self._limits.default_top_k, self._limits.max_top_k)
-        top_k = default_top_k if options.top_k is None else options.top_k
+        search = SearchOptions(
+            default_top_k if options.top_k is None else options.top_k,
+            where=options.where,
+            per_label=options.matches_per_label,
+            generation=target.generation,
+        )
+        gallery, fingerprint = target.gallery, target.encoder.fingerprint
         with call.clock.stage("search"):
             try:
-                return await self._gallery.search(
-                    gallery, vectors, encoder.fingerprint, top_k=top_k, deadline_s=call.deadline_s
-                )
+                return await self._gallery.search(gallery, vectors, fingerprint, search, deadline_s=call.deadline_s)
             except EncoderMismatchError as error:
                 info = await self._gallery.get(gallery, deadline_s=call.deadline_s)
                 if self.encoders.of(info.encoder_fingerprint) is not None:

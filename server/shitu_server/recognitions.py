@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_models.boxes import Boxes
+from shitu_server.filters import Filter
 from shitu_server.timings import StageTimings
 from shitu_server.types import BoxSource, Detections, GalleryState, Hit, Vectors
 
@@ -33,6 +34,10 @@ class RecognizeOptions:
     boxes: Boxes = field(default_factory=lambda: np.empty((0, 4), dtype=np.float32))
     skip_detection: bool = False
     max_objects: int | None = None
+    where: Filter | None = None
+    """Which items may be found; the gallery checks its fields."""
+    matches_per_label: int = 0
+    """0 does not group by label."""
 
 
 @dataclass(frozen=True)

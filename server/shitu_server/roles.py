@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 
 from rich.console import Console
@@ -10,9 +11,11 @@ from rich.console import Console
 from shitu_server.addresses import reserved_port
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
-from shitu_server.gallery.limits import BatchingOptions
+from shitu_server.gallery.limits import BatchingOptions, IndexOptions
 from shitu_server.processors import processor_count
-from shitu_server.settings import Role, Settings, default_environment
+from shitu_server.settings import Role, SearchDevice, Settings, default_environment
+
+_log = logging.getLogger(__name__)
 
 
 def begin_logging(role: Role, settings: Settings) -> None:
@@ -27,8 +30,15 @@ def run_role(role: Role, settings: Settings) -> None:
         ConfigurationError: it cannot start with these settings or files.
     """
     if role is Role.GALLERY:
+        _check_no_milvus(settings)
         _run_gallery(settings)
-    elif role is Role.GATEWAY:
+        return
+    _check_milvus(settings)
+    if settings.snapshots:
+        raise ConfigurationError(
+            "snapshots: they are served by a gallery process alone; add --role gallery, or leave them out"
+        )
+    if role is Role.GATEWAY:
         _run_lone_gateway(settings)
     else:
         _run_all(settings)
@@ -73,7 +83,8 @@ def _run_lone_gateway(settings: Settings) -> None:
 def _run_gateway(settings: Settings) -> None:
     from shitu_server.app import Gateway  # noqa: PLC0415
 
-    for name, value in (("gallery_address", settings.gallery_address), ("triton_address", settings.triton_address)):
+    galleries = settings.gallery_address or settings.milvus_address
+    for name, value in (("gallery_address", galleries), ("triton_address", settings.triton_address)):
         if not value:
             raise ConfigurationError(
                 f"{name}: a gateway needs it; set SHITU_{name.upper()} or --{name.replace('_', '-')}"
@@ -99,10 +110,47 @@ def _run_gallery(settings: Settings) -> None:
             settings.gallery_address,
             settings.data_dir,
             batching=BatchingOptions(thread_count=threads),
+            tuning=IndexOptions(on_gpu=_is_on_gpu(settings)),
+            snapshots=settings.snapshot_files,
             max_message_bytes=settings.max_message_bytes,
             drain_timeout_s=settings.drain_timeout_s,
         )
     )
+
+
+def _is_on_gpu(settings: Settings) -> bool:
+    """Return whether vectors are compared on a GPU; warn where they shall be and cannot."""
+    if settings.search_device is SearchDevice.CPU:
+        return False
+    from shitu_server.gallery.gpu_neighbours import gpu_count  # noqa: PLC0415
+
+    if not gpu_count():
+        _log.warning(
+            "search_device is gpu, but FAISS finds none here: galleries are searched on the CPU. It takes an NVIDIA GPU with its "
+            "driver, and the extra server-gpu in place of server"
+        )
+        return False
+    return True
+
+
+def _check_milvus(settings: Settings) -> None:
+    if not settings.milvus_address:
+        return
+    if settings.gallery_address:
+        raise ConfigurationError(
+            f"milvus_address: galleries are kept in Milvus or by a gallery process, and {settings.gallery_address} is one; "
+            "leave out either --milvus-address or --gallery-address"
+        )
+    if importlib.util.find_spec("pymilvus") is None:
+        raise ConfigurationError("milvus_address: it needs the package pymilvus; pip install 'shitu[server,milvus]'")
+
+
+def _check_no_milvus(settings: Settings) -> None:
+    if settings.milvus_address:
+        raise ConfigurationError(
+            f"milvus_address: a gallery process keeps the galleries itself, got {settings.milvus_address}; leave it out, "
+            "gateways ask Milvus without one"
+        )
 
 
 def _check_triton_options(settings: Settings) -> None:

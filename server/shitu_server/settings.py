@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -17,6 +18,7 @@ from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
 
 _PREFIX: Final = "SHITU_"
+_WEB_ADDRESS: Final = re.compile(r"https?://[^/\s]+:[0-9]+/?")
 
 
 class Role(str, Enum):
@@ -25,6 +27,22 @@ class Role(str, Enum):
     ALL = "all"
     GATEWAY = "gateway"
     GALLERY = "gallery"
+
+
+class MilvusConsistency(str, Enum):
+    """Who waits until a write is seen by every search."""
+
+    STRONG = "strong"
+    """Searches, about 0.2 s each."""
+    BOUNDED = "bounded"
+    """Writes, 0.5 s each."""
+
+
+class SearchDevice(str, Enum):
+    """What compares the vectors of flat galleries."""
+
+    CPU = "cpu"
+    GPU = "gpu"
 
 
 class LogLevel(str, Enum):
@@ -76,6 +94,14 @@ class Settings(BaseSettings):
     """How long the embedded Triton holds a request back to merge it with others."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
+    milvus_address: str = ""
+    """http://host:port or https://host:port of a Milvus that keeps the galleries instead of a gallery process."""
+    milvus_token: str = ""
+    """user:password, or an API key."""
+    milvus_consistency: MilvusConsistency = MilvusConsistency.BOUNDED
+    """Who waits until a write is seen by every search; the same at all gateways."""
+    snapshots: str = ""
+    """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
 
@@ -102,6 +128,8 @@ class Settings(BaseSettings):
     """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
+    search_device: SearchDevice = SearchDevice.CPU
+    """Of the gallery process. `gpu` needs the extra server-gpu; where there is none, the CPU does it, with a warning."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
@@ -118,10 +146,22 @@ class Settings(BaseSettings):
             raise ValueError("expected one or more different names with commas between")
         return ",".join(names)
 
+    @field_validator("milvus_address")
+    @classmethod
+    def _web_address(cls, text: str) -> str:
+        if text and not _WEB_ADDRESS.fullmatch(text):
+            raise ValueError("expected http://host:port or https://host:port")
+        return text
+
     @property
     def encoders(self) -> tuple[str, ...]:
         """The names in `encoder`."""
         return tuple(self.encoder.split(","))
+
+    @property
+    def snapshot_files(self) -> tuple[Path, ...]:
+        """The paths in `snapshots`."""
+        return tuple(Path(name.strip()) for name in self.snapshots.split(",") if name.strip())
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables from which a child process reads these same settings."""

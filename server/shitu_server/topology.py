@@ -1,4 +1,4 @@
-"""`shitu serve`: embedded Triton, one gallery process and the gateways, started, tended and stopped together."""
+"""`shitu serve`: embedded Triton, one gallery process, unless the galleries are elsewhere, and the gateways, started, tended and stopped together."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Topology:
             await asyncio.gather(reloading, return_exceptions=True)
 
     async def _start(self, run: Run, settings: Settings, directory: Path) -> None:
-        if not settings.gallery_address:
+        if not (settings.gallery_address or settings.milvus_address):
             settings = settings.model_copy(update={"gallery_address": f"unix:{directory}/gallery.sock"})
             self._galleries.append(_kept("gallery", Role.GALLERY, settings, run))
         self._models = ModelServing(settings, run.file("served.json"))
@@ -137,7 +137,7 @@ class Topology:
         assert self._models is not None
         self._console.print(
             f"[bold green]serving[/] on {joined(settings.host, port)}: {self._models.names}; {settings.workers} gateway(s); "
-            f"galleries in {settings.data_dir}; Ctrl-C stops",
+            f"galleries {_kept_at(settings)}; Ctrl-C stops",
             highlight=False,
             soft_wrap=True,
         )
@@ -181,3 +181,9 @@ def _run_directory() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _kept_at(settings: Settings) -> str:
+    """Return where the galleries are, as it is told to people."""
+    elsewhere = settings.milvus_address or settings.gallery_address
+    return f"at {elsewhere}" if elsewhere else f"in {settings.data_dir}"

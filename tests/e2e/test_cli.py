@@ -90,9 +90,14 @@ def test_halves_print_recall(server, pictures):
         shitu(server, "gallery", "delete", "half", "--yes")
 
 
-def test_building_again_replaces_and_doubles_nothing(server, pictures, gallery):
+def test_building_again_sends_nothing_and_doubles_nothing(server, pictures, gallery):
     output = shitu(server, "gallery", "build", gallery, pictures / "gallery.txt")
+    assert "added 0 pictures" in output
+    assert "12 were there already" in output
     assert "it holds 12 items" in output
+    again = shitu(server, "gallery", "build", gallery, pictures / "gallery.txt", "--again")
+    assert "added 12 pictures" in again
+    assert "it holds 12 items" in again
 
 
 def test_add_show_remove(server, gallery, tmp_path):
@@ -126,10 +131,8 @@ def test_faults_are_said_without_tracebacks(server, gallery, tmp_path):
     assert "exists already" in shitu(server, "gallery", "create", gallery, status=1)
     assert "no such file" in shitu(server, "recognize", tmp_path / "nothing.jpg", "-g", gallery, status=1)
     labels = tmp_path / "labels.txt"
-    labels.write_text("gone.jpg\tlabel\n")
-    assert f"{labels}:1: picture {tmp_path / 'gone.jpg'} is missing" in shitu(
-        server, "gallery", "build", "faulty", labels, status=1
-    )
+    labels.write_text("onlyapath\n")
+    assert f"{labels}:1: expected `path<tab>label`" in shitu(server, "gallery", "build", "faulty", labels, status=1)
     assert "127.0.0.1:9" in shitu("127.0.0.1:9", "gallery", "list", status=1)
 
 

@@ -52,7 +52,7 @@ def galleries(client):
     items = [NewItem(str(index), products()[index].label, product_picture(index)) for index in range(4)]
     for encoder, name in names.items():
         client.create_gallery(name, encoder=encoder)
-        assert client.add_items(name, items) == []
+        assert client.add_items(name, items).failures == ()
     yield names
     for name in names.values():
         client.delete_gallery(name)
@@ -141,7 +141,7 @@ def test_a_gallery_of_an_encoder_that_is_not_served_is_refused(client):
             for part in ('bound to encoder "mine"', "demo_rec version 1 (", "second version 1 (", "--encoder"):
                 assert part in caught.value.message
         vectors = [NewItem("v", "a", vector=[1.0, 2.0, 3.0, 4.0]), NewItem("p", "a", product_picture(0))]
-        (failure,) = client.add_items("foreign", vectors, encoder_fingerprint="mine")
+        (failure,) = client.add_items("foreign", vectors, encoder_fingerprint="mine").failures
         assert failure.id == "p"
         assert isinstance(failure.error, FailedPreconditionError)
     finally:

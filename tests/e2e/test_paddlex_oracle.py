@@ -208,7 +208,7 @@ def galleries(client):
     names = {encoder: f"gallery-{number}" for number, encoder in enumerate((ENCODER, CLIP, PERTURBED_ENCODER))}
     for encoder, name in names.items():
         client.create_gallery(name, encoder=encoder)
-        assert client.add_items(name, items) == []
+        assert client.add_items(name, items).failures == ()
     return names
 
 

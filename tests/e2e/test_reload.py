@@ -76,7 +76,7 @@ async def make_gallery(client: AsyncClient, name: str) -> str:
     """Returns the fingerprint that it is bound to."""
     info = await client.create_gallery(name)
     items = [NewItem(str(index), products()[index].label, product_picture(index)) for index in range(4)]
-    assert await client.add_items(name, items) == []
+    assert (await client.add_items(name, items)).failures == ()
     return info.encoder_fingerprint
 
 
@@ -128,7 +128,9 @@ class Traffic:
             await maker.create_gallery(f"made-{number}")
             for client in self.clients:
                 item = NewItem(str(id(client)), "a", product_picture(0))
-                self.failures += [failure.error for failure in await client.add_items(f"made-{number}", [item])]
+                self.failures += [
+                    failure.error for failure in (await client.add_items(f"made-{number}", [item])).failures
+                ]
             await maker.delete_gallery(f"made-{number}")
             number += 1
 
@@ -191,7 +193,7 @@ async def check_third_version(twin: RunningServer, clients: list[AsyncClient], k
     """It ends the first, whose galleries get an error that says what to do."""
     twin.process.send_signal(signal.SIGHUP)
     await until_versions(clients, [3, 2])
-    both = r"demo_rec version 3 \(.*demo_rec version 2 \(.*build the gallery anew"
+    both = r"demo_rec version 3 \(.*demo_rec version 2 \(.*shitu gallery reembed"
     with pytest.raises(FailedPreconditionError, match=both):
         await clients[0].recognize(product_picture(0), "old")
 

@@ -57,6 +57,9 @@ def test_client_and_server_from_the_wheel(wheel, tmp_path):
     assert "recognize" in run(client, "--help", cwd=home)
     assert "pip install 'shitu[server]'" in run(client, "serve", cwd=home, status=1)
     assert "pip install 'shitu[train]'" in run(server, "train", cwd=home, status=1)
+    for name in ("vector.index", "id_map.yaml"):
+        (home / name).touch()
+    assert "pip install 'shitu[paddlex]'" in run(client, "gallery", "import-paddlex", "p", home, cwd=home, status=1)
     picture = home / "product.jpg"
     picture.write_bytes(product_picture(0))
     with socket.socket() as free:

@@ -60,11 +60,33 @@ def test_commands_and_options_of_the_models_page_are_there():
     assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
 
 
-def test_the_tables_are_those_of_the_results():
-    results = json.loads(docs_tables.RESULTS.read_text(encoding="utf-8"))
-    text = docs_tables.DOCS.read_text(encoding="utf-8")
-    assert docs_tables.rendered(text, results) == text, "run `python -m benchmarks.docs_tables`"
+def test_commands_and_options_of_the_galleries_page_are_there():
+    text = (ROOT / "docs" / "galleries.md").read_text()
+    registered = commands_of(client_commands, server_commands)
+    galleries = registered["gallery"].commands
+    assert set(re.findall(r"shitu gallery ([a-z-]+)", text)) <= set(galleries)
+    every = [*galleries.values(), registered["recognize"], registered["serve"]]
+    known = set().union(*map(options_of, every))
+    assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
+
+
+@pytest.mark.parametrize("table", docs_tables.TABLES, ids=lambda table: table.name)
+def test_the_tables_are_those_of_the_results(table):
+    results = json.loads(table.results.read_text(encoding="utf-8"))
+    text = table.document.read_text(encoding="utf-8")
+    assert table.rendered(text, results) == text, "run `python -m benchmarks.docs_tables`"
+
+
+def test_latency_was_measured_of_all_official_models():
+    results = json.loads(docs_tables.TABLES[0].results.read_text(encoding="utf-8"))
     assert {spec.name for spec in OFFICIAL_SPECS} <= set(results["models"])
+
+
+def test_search_was_measured_of_all_kinds_at_a_million_items():
+    results = json.loads(docs_tables.TABLES[1].results.read_text(encoding="utf-8"))
+    assert {(size, kind) for size, kinds in results["sizes"].items() for kind in kinds} == {
+        (size, kind) for size in ("100000", "1000000") for kind in ("flat", "hnsw", "ivf")
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

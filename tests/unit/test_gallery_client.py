@@ -14,7 +14,7 @@ import pytest
 from shitu_server.errors import DeadlineExceededError, UnavailableError
 from shitu_server.gallery import client as module
 from shitu_server.gallery.client import GalleryClient
-from shitu_server.types import NewItem
+from shitu_server.types import NewItem, SearchOptions
 
 VECTORS = np.ones((1, 4), np.float32)
 
@@ -51,7 +51,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_our_limit_is_unavailable_with_a_retry(client: GalleryClient, left_s: float | None):
     deadline_s = None if left_s is None else time.monotonic() + left_s
     calls = (
-        client.search("g", VECTORS, "e", top_k=1, deadline_s=deadline_s),
+        client.search("g", VECTORS, "e", SearchOptions(1), deadline_s=deadline_s),
         client.add("g", [NewItem("a", "b", VECTORS[0])], "e", deadline_s=deadline_s),
         client.get("g", deadline_s=deadline_s),
     )

@@ -10,10 +10,11 @@ import pytest
 
 from shitu_server.errors import ConfigurationError, OverloadedError, StorageError, UnavailableError
 from shitu_server.gallery.embedded import EmbeddedGallery
-from shitu_server.gallery.index import ExactIndex
+from shitu_server.gallery.index import GalleryIndex
+from shitu_server.gallery.item_rows import ItemRows
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.store import GalleryStore
-from shitu_server.types import NewItem
+from shitu_server.types import NewItem, SearchOptions
 
 LIMITS = GalleryLimits(gallery_count=2, items_per_gallery=1000, write_queue_calls=4, search_queue_queries=8)
 ROWS = np.random.default_rng(0).standard_normal((256, 8)).astype(np.float32)
@@ -32,7 +33,7 @@ def items(count: int, thumbnail: bytes = b"") -> list[NewItem]:
 
 
 async def found(gallery: EmbeddedGallery) -> list[str]:
-    result = await gallery.search("g", ROWS[:1], "encoder", top_k=1000)
+    result = await gallery.search("g", ROWS[:1], "encoder", SearchOptions(1000))
     return sorted(hit.item_id for hit in result.hits[0])
 
 
@@ -53,16 +54,16 @@ async def test_full_disk_refuses_writes_and_reads_go_on(gallery: EmbeddedGallery
 
 async def test_index_that_fails_is_rebuilt_from_the_truth(gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch):
     await gallery.add("g", items(3), "encoder")
-    put, failures = ExactIndex.put, [MemoryError("no memory")]
+    put, failures = GalleryIndex.put, [MemoryError("no memory")]
 
-    def fail_once(index: ExactIndex, *arguments: object) -> None:
+    def fail_once(index: GalleryIndex, *arguments: object) -> None:
         if failures:
             raise failures.pop()
         put(index, *arguments)
 
-    monkeypatch.setattr(ExactIndex, "put", fail_once)
+    monkeypatch.setattr(GalleryIndex, "put", fail_once)
     added = await gallery.add("g", items(5), "encoder")
-    assert added.replaced == (True, True, True, False, False)
+    assert [one.replaced for one in added.added] == [True, True, True, False, False]
     assert await found(gallery) == ["0", "1", "2", "3", "4"]
 
 
@@ -71,7 +72,7 @@ async def test_index_that_cannot_be_rebuilt_is_not_searched(gallery: EmbeddedGal
         raise MemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ExactIndex, "put", fail)
+        patch.setattr(GalleryIndex, "put", fail)
         with pytest.raises(UnavailableError, match="stored"):
             await gallery.add("g", items(2), "encoder")
         with pytest.raises(UnavailableError, match="being rebuilt"):
@@ -91,7 +92,7 @@ async def test_writer_survives_a_bug(gallery: EmbeddedGallery, monkeypatch: pyte
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(GalleryStore, "upsert", fail)
+        patch.setattr(ItemRows, "upsert", fail)
         patch.setattr(GalleryStore, "purge", fail)
         with pytest.raises(ZeroDivisionError):
             await gallery.add("g", items(1), "encoder")
@@ -109,7 +110,7 @@ async def test_queue_of_writes_is_bounded(gallery: EmbeddedGallery):
 
 
 async def test_queue_of_searches_is_bounded(gallery: EmbeddedGallery):
-    searches = [gallery.search("g", ROWS[:4], "encoder", top_k=1) for _ in range(10)]
+    searches = [gallery.search("g", ROWS[:4], "encoder", SearchOptions(1)) for _ in range(10)]
     outcomes = await asyncio.gather(*searches, return_exceptions=True)
     assert sum(isinstance(outcome, OverloadedError) for outcome in outcomes) == 8
 

@@ -34,3 +34,9 @@ def test_a_child_reads_the_same(monkeypatch):
         monkeypatch.setenv(name, value)
     assert load_settings({}) == settings
     assert (settings.profile, settings.accelerator) == (Profile.PADDLEX, Accelerator.OPENVINO)
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:19530", "http://host", "https://host:1/x", "ftp://host:1"])
+def test_milvus_has_a_web_address(wrong):
+    with pytest.raises(ConfigurationError, match=r"SHITU_MILVUS_ADDRESS: .*expected http://host:port"):
+        load_settings({"milvus_address": wrong})

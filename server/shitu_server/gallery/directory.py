@@ -33,7 +33,7 @@ class DataDirectory:
             holder = os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
             raise ConfigurationError(
-                f"the gallery directory {path} is in use by process {holder}; stop it, or choose another directory"
+                f"the gallery directory {path} is in use by process {holder} of another server; stop that server, or choose another directory"
             ) from error
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, f"{os.getpid()}\n".encode())

@@ -3,77 +3,87 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import re
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
-from shitu_server.errors import (
-    DeadlineExceededError,
-    InvalidArgumentError,
-    NotFoundError,
-    OverloadedError,
-    UnavailableError,
-)
-from shitu_server.gallery.batcher import QueryBatcher
+from shitu_server.errors import StorageError
+from shitu_server.gallery.archiving import Archive
+from shitu_server.gallery.catalogue import Catalogue, LiveGallery
 from shitu_server.gallery.checks import (
     NAME_PATTERN,
     check_encoder,
+    check_fields,
     check_name,
     check_range,
     check_text,
     checked_items,
-    shown,
-    unit_vectors,
+    checked_updates,
 )
 from shitu_server.gallery.directory import DataDirectory
-from shitu_server.gallery.index import Found, check_faiss_packages, prepare_faiss
-from shitu_server.gallery.ledger import Ledger, LiveGallery
-from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
-from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
-from shitu_server.gallery.reader import StoreReader
+from shitu_server.gallery.holds import WriteHolds
+from shitu_server.gallery.index import check_faiss_packages
+from shitu_server.gallery.ledger import Ledger
+from shitu_server.gallery.limits import BatchingOptions, GalleryLimits, IndexOptions
+from shitu_server.gallery.reading import ReadQueue
+from shitu_server.gallery.rebuilding import Rebuilds
+from shitu_server.gallery.refusals import bad_page_token, no_gallery, no_item
+from shitu_server.gallery.searching import GallerySearch
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.gallery.writer import GroupWriter
-from shitu_server.gallery.writes import AddItems, CreateGallery, DeleteGallery, RemoveItems, no_gallery
+from shitu_server.gallery.writes import (
+    AddItems,
+    Binding,
+    CreateGallery,
+    DeleteAlias,
+    DeleteGallery,
+    RemoveItems,
+    SetAlias,
+    UpdateItems,
+)
 from shitu_server.types import (
     AddResult,
+    Capabilities,
+    Draft,
+    DraftItem,
     GalleryInfo,
-    GalleryState,
-    Hit,
+    GalleryOptions,
+    IndexKind,
     Item,
+    ItemUpdate,
     NewItem,
     Page,
     RemoveResult,
+    SearchOptions,
     SearchResult,
+    UpdateResult,
     Vectors,
 )
 
-T = TypeVar("T")
+ROW_TOKEN_PATTERN: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+"""Of a generation and the last row that was listed of it."""
 
-ROW_TOKEN_PATTERN: Final = re.compile(r"[0-9]{0,18}")
-RETRY_READ_AFTER_S: Final = 0.1
-INLINE_CHARACTERS: Final = 64 * 1024
-"""JSON that is read in about 1 ms."""
-
-
-class _BatchKey(NamedTuple):
-    name: str
-    generation: int
-    top_k: int
-
-
-class _Answer(NamedTuple):
-    found: Sequence[Found]
-    state: GalleryState
+CAPABILITIES: Final = Capabilities(
+    backend="embedded",
+    thumbnails=True,
+    lists_oldest_first=True,
+    ties_oldest_first=True,
+    exact_sequences=True,
+    all_or_nothing=True,
+    snapshots=True,
+    reembedding=True,
+    l2=True,
+    index_kinds=tuple(IndexKind),
+)
 
 
 class EmbeddedGallery:
     """Implements `types.Gallery` on a data directory.
 
-    Writes go through one thread; searches through another, in batches; reads of pictures and lists through a third.
+    Writes go through one thread; searches through another, in batches; reads of pictures and lists through a third; graphs and
+    lists for the search are built by a fourth.
     """
 
     def __init__(
@@ -89,24 +99,20 @@ class EmbeddedGallery:
         self._store = store
         self._ledger = ledger
         self._limits = limits
-        self._reader = StoreReader(store.path)
-        self._reading = ThreadPoolExecutor(1, "gallery-reader")
-        self._reads_waiting = 0
-        self._searching = ThreadPoolExecutor(
-            1, "gallery-search", initializer=prepare_faiss, initargs=(batching.thread_count,)
-        )
+        self._reads = ReadQueue(store.path, limits.read_queue_calls)
+        self._search = GallerySearch(self._catalogue, limits, batching)
         self._writer = GroupWriter(ledger, limits)
-        self._batcher: QueryBatcher[_BatchKey, _Answer] = QueryBatcher(
-            self._search_batch,
-            self._searching,
-            delay_s=batching.delay_s,
-            batch_queries=batching.batch_queries,
-            queue_queries=limits.search_queue_queries,
-        )
+        self._holds = WriteHolds()
+        self._rebuilds = Rebuilds(self._healthy, self._writer, self._reads, self._holds, limits)
+        self._archive = Archive(store.path, self._live, self._writer, limits)
 
     @classmethod
     async def open(
-        cls, path: Path, limits: GalleryLimits | None = None, batching: BatchingOptions | None = None
+        cls,
+        path: Path,
+        limits: GalleryLimits | None = None,
+        batching: BatchingOptions | None = None,
+        tuning: IndexOptions | None = None,
     ) -> EmbeddedGallery:
         """Lock the directory and load what is there; about 12 s for a million items.
 
@@ -115,29 +121,54 @@ class EmbeddedGallery:
         """
         limits = limits or GalleryLimits()
         check_faiss_packages()
-        return cls(*await asyncio.to_thread(_load, path, limits), limits, batching or BatchingOptions())
+        loop = asyncio.get_running_loop()
+        opened: list[EmbeddedGallery] = []
+
+        def wake() -> None:
+            for gallery in opened:
+                gallery._writer.wake()  # noqa: SLF001  # ours
+
+        def on_built() -> None:  # in the builder's thread
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(wake)
+
+        parts = await asyncio.to_thread(_load, path, limits, tuning or IndexOptions(), on_built)
+        opened.append(cls(*parts, limits, batching or BatchingOptions()))
+        return opened[0]
 
     async def close(self) -> None:
         """Finish the writes that wait, refuse everything else, and release the directory."""
-        await self._batcher.close()
+        await self._search.close()
         await self._writer.close()
         await asyncio.to_thread(self._close_files)
 
     def _close_files(self) -> None:
-        self._searching.shutdown()
-        self._reading.shutdown()
-        self._reader.close()
+        self._reads.close()
+        self._ledger.close()
         self._store.close()
         self._directory.release()
 
+    async def capabilities(self, *, deadline_s: float | None = None) -> Capabilities:  # noqa: ARG002  # answers at once
+        """See `types.Gallery`."""
+        return CAPABILITIES
+
     async def create(
-        self, name: str, encoder_fingerprint: str, dimension: int, *, deadline_s: float | None = None
+        self,
+        name: str,
+        encoder_fingerprint: str,
+        dimension: int,
+        options: GalleryOptions | None = None,
+        *,
+        deadline_s: float | None = None,
     ) -> GalleryInfo:
         """See `types.Gallery`."""
+        options = options or GalleryOptions()
         check_name(name)
         check_text("encoder_fingerprint", encoder_fingerprint, self._limits.fingerprint_characters)
         check_range("dimension", dimension, self._limits.dimension)
-        return await self._writer.write(CreateGallery(name, encoder_fingerprint, dimension), deadline_s)
+        check_fields(options.fields, self._limits)
+        await self._writer.write(CreateGallery(name, encoder_fingerprint, dimension, options), deadline_s)
+        return self._live(name).info
 
     async def get(self, name: str, *, deadline_s: float | None = None) -> GalleryInfo:  # noqa: ARG002  # answers at once
         """See `types.Gallery`."""
@@ -154,7 +185,7 @@ class EmbeddedGallery:
         page_size = self._page_size(page_size)
         if page_token and not NAME_PATTERN.fullmatch(page_token):
             raise bad_page_token()
-        galleries = self._ledger.galleries
+        galleries = self._catalogue().galleries
         names = sorted(name for name in galleries if name > page_token)
         listed = names[:page_size]
         return Page(tuple(galleries[name].info for name in listed), listed[-1] if len(names) > page_size else "")
@@ -163,42 +194,73 @@ class EmbeddedGallery:
         """See `types.Gallery`."""
         self._live(name)
         await self._writer.write(DeleteGallery(name), deadline_s)
+        self._rebuilds.forget(name)
+
+    async def set_alias(self, alias: str, gallery: str, *, deadline_s: float | None = None) -> GalleryInfo:
+        """See `types.Gallery`."""
+        check_name(alias, "alias")
+        name = self._live(gallery).info.name
+        await self._writer.write(SetAlias(alias, name), deadline_s)
+        return self._live(name).info
+
+    async def delete_alias(self, alias: str, *, deadline_s: float | None = None) -> None:
+        """See `types.Gallery`."""
+        await self._writer.write(DeleteAlias(alias), deadline_s)
 
     async def add(
-        self, name: str, items: Sequence[NewItem], encoder_fingerprint: str, *, deadline_s: float | None = None
+        self,
+        name: str,
+        items: Sequence[NewItem],
+        encoder_fingerprint: str,
+        *,
+        skip_duplicates: bool = False,
+        deadline_s: float | None = None,
     ) -> AddResult:
         """See `types.Gallery`."""
-        info = self._live(name).info
-        check_encoder(name, info.encoder_fingerprint, encoder_fingerprint)
-        checked = checked_items(items, info.dimension, self._limits)
-        return await self._writer.write(AddItems(name, info.state.generation, checked), deadline_s)
+        await self._holds.passed(self._healthy(name).info.name, deadline_s)
+        info = self._healthy(name).info
+        check_encoder(info.name, info.encoder_fingerprint, encoder_fingerprint)
+        checked = checked_items(items, info.dimension, info.options, self._limits)
+        binding = Binding(info.encoder_fingerprint, info.dimension, info.options)
+        return await self._writer.write(AddItems(info.name, binding, checked, skip_duplicates), deadline_s)
+
+    async def update_items(
+        self, name: str, updates: Sequence[ItemUpdate], *, deadline_s: float | None = None
+    ) -> UpdateResult:
+        """See `types.Gallery`."""
+        info = self._healthy(name).info
+        checked = checked_updates(updates, info.options, self._limits)
+        await self._holds.passed(info.name, deadline_s)
+        return await self._writer.write(UpdateItems(info.name, info.options, checked), deadline_s)
 
     async def remove(self, name: str, ids: Sequence[str], *, deadline_s: float | None = None) -> RemoveResult:
         """See `types.Gallery`."""
-        generation = self._live(name).info.state.generation
+        info = self._healthy(name).info
         check_range("ids", len(ids), self._limits.ids_per_call, " ids")
         for i, item_id in enumerate(ids):
             check_text(f"ids[{i}]", item_id, self._limits.id_characters)
-        return await self._writer.write(RemoveItems(name, generation, tuple(ids)), deadline_s)
+        await self._holds.passed(info.name, deadline_s)
+        return await self._writer.write(RemoveItems(info.name, tuple(ids)), deadline_s)
 
     async def list_items(
         self, name: str, page_size: int, page_token: str, label: str = "", *, deadline_s: float | None = None
     ) -> Page[Item]:
-        """See `types.Gallery`. The token is the last row id."""
-        generation = self._live(name).info.state.generation
+        """See `types.Gallery`. A list that was begun goes on in its generation, while a rollback could bring that back."""
+        info = self._live(name).info
         page_size = self._page_size(page_size)
-        if not ROW_TOKEN_PATTERN.fullmatch(page_token):
+        generation, after = _row_of(page_token) if page_token else (info.state.generation, 0)
+        if generation not in (info.state.generation, info.previous_generation):
             raise bad_page_token()
-        after = int(page_token or "0")
-        return await self._read(lambda: self._reader.page(generation, after, page_size, label), deadline_s)
+        page = await self._reads.read(lambda reader: reader.page(generation, after, page_size, label), deadline_s)
+        return Page(page.entries, page.next_token and f"{generation}.{page.next_token}")
 
     async def get_item(self, name: str, item_id: str, *, deadline_s: float | None = None) -> Item:
         """See `types.Gallery`."""
         generation = self._live(name).info.state.generation
         check_text("id", item_id, self._limits.id_characters)
-        item = await self._read(lambda: self._reader.item(generation, item_id), deadline_s)
+        item = await self._reads.read(lambda reader: reader.item(generation, item_id), deadline_s)
         if item is None:
-            raise NotFoundError("item", item_id, f'gallery "{name}" has no item {shown(item_id)}')
+            raise no_item(name, item_id)
         return item
 
     async def search(
@@ -206,94 +268,113 @@ class EmbeddedGallery:
         name: str,
         queries: Vectors,
         encoder_fingerprint: str,
+        options: SearchOptions,
         *,
-        top_k: int,
-        min_score: float = -1.0,
         deadline_s: float | None = None,
     ) -> SearchResult:
         """See `types.Gallery`."""
-        info = self._live(name).info
-        check_encoder(name, info.encoder_fingerprint, encoder_fingerprint)
-        check_range("top_k", top_k, self._limits.top_k)
-        if not len(queries):
-            raise InvalidArgumentError("queries", "expected at least 1 query, came none")
-        if not -1 <= min_score <= 1:
-            raise InvalidArgumentError("match_threshold", f"expected -1 to 1, came {min_score}")
-        units = unit_vectors(queries, info.dimension, lambda row: f"queries[{row}].vector")
-        key = _BatchKey(name, info.state.generation, top_k)
+        return await self._search.search(name, queries, encoder_fingerprint, options, deadline_s)
 
-        async def search_part(part: Vectors) -> SearchResult:
-            answers = await within(self._batcher.submit(key, part, deadline_s), deadline_s)
-            found = [[one for one in answer.found if one.score >= min_score] for answer in answers]
-            return SearchResult(await self._hits(found), answers[0].state)
+    def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:
+        """See `types.Gallery`."""
+        return self._archive.snapshot(name, deadline_s)
 
-        return await search_in_parts(search_part, units, queries_per_part(self._limits, top_k))
+    async def restore(
+        self, name: str, content: AsyncIterator[bytes], *, deadline_s: float | None = None
+    ) -> GalleryInfo:
+        """See `types.Gallery`."""
+        await self._archive.restore(name, content, deadline_s)
+        return self._live(name).info
 
-    async def _hits(self, found: Sequence[Sequence[Found]]) -> tuple[tuple[Hit, ...], ...]:
-        characters = sum(len(one.entry.metadata_json) for row in found for one in row)
-        most = self._limits.hits_metadata_characters
-        if characters > most:
-            raise InvalidArgumentError(
-                "top_k",
-                f"the hits hold {characters} characters of metadata, over {most} of one call; ask for fewer hits",
-            )
-        return await built(lambda: tuple(tuple(map(_hit, row)) for row in found), large=characters > INLINE_CHARACTERS)
+    async def begin_draft(
+        self, name: str, encoder_fingerprint: str, dimension: int, *, deadline_s: float | None = None
+    ) -> Draft:
+        """See `types.Gallery`."""
+        return await self._rebuilds.begin(self._named(name), encoder_fingerprint, dimension, deadline_s)
+
+    async def draft_changes(
+        self, name: str, draft: int, most: int, *, deadline_s: float | None = None
+    ) -> tuple[Item, ...]:
+        """See `types.Gallery`."""
+        return await self._rebuilds.changes(self._named(name), draft, most, deadline_s)
+
+    async def add_to_draft(
+        self, name: str, draft: int, items: Sequence[DraftItem], *, deadline_s: float | None = None
+    ) -> None:
+        """See `types.Gallery`."""
+        await self._rebuilds.add(self._named(name), draft, items, deadline_s)
+
+    async def hold_writes(
+        self,
+        name: str,
+        draft: int,
+        seconds: float,
+        *,
+        deadline_s: float | None = None,  # noqa: ARG002  # answers at once
+    ) -> None:
+        """See `types.Gallery`."""
+        self._rebuilds.hold(self._named(name), draft, seconds)
+
+    async def publish(self, name: str, draft: int, *, deadline_s: float | None = None) -> GalleryInfo:
+        """See `types.Gallery`."""
+        name = self._named(name)
+        await self._rebuilds.publish(name, draft, deadline_s)
+        return self._live(name).info
+
+    async def discard_draft(self, name: str, draft: int, *, deadline_s: float | None = None) -> None:
+        """See `types.Gallery`."""
+        await self._rebuilds.discard(self._named(name), draft, deadline_s)
+
+    async def rollback(
+        self, name: str, *, discard_writes: bool = False, deadline_s: float | None = None
+    ) -> GalleryInfo:
+        """See `types.Gallery`."""
+        name = self._named(name)
+        await self._rebuilds.rollback(name, discard_writes=discard_writes, deadline_s=deadline_s)
+        return self._live(name).info
 
     def _page_size(self, asked: int) -> int:
         page_size = asked or self._limits.default_page_size
         check_range("page_size", page_size, self._limits.page_size)
         return page_size
 
+    def _catalogue(self) -> Catalogue:
+        return self._ledger.catalogue
+
+    def _named(self, name: str) -> str:
+        """Return the gallery's own name."""
+        return self._live(name).info.name
+
     def _live(self, name: str) -> LiveGallery:
-        live = self._ledger.galleries.get(name)
+        live = self._catalogue().find(name)
         if live is None:
             raise no_gallery(name)
         return live
 
-    def _search_batch(self, key: _BatchKey, queries: Vectors) -> list[_Answer]:
-        """Search what is live now: every write that was acknowledged before these queries came is in it."""
-        live = self._live(key.name)
-        if live.info.state.generation != key.generation:
-            raise no_gallery(key.name)
-        if live.snapshot is None:
-            raise UnavailableError(f'gallery "{key.name}" is being rebuilt')
-        found = live.snapshot.search(queries, key.top_k)
-        return [_Answer(row, live.info.state) for row in found]
-
-    async def _read(self, read: Callable[[], T], deadline_s: float | None) -> T:
-        if self._reads_waiting >= self._limits.read_queue_calls:
-            raise OverloadedError(f"{self._reads_waiting} reads wait already", RETRY_READ_AFTER_S)
-        self._reads_waiting += 1
-        try:
-            return await within(asyncio.get_running_loop().run_in_executor(self._reading, read), deadline_s)
-        finally:
-            self._reads_waiting -= 1
+    def _healthy(self, name: str) -> LiveGallery:
+        """Return a gallery whose items are as they were written. Raises NotFoundError, StorageError."""
+        live = self._live(name)
+        if live.damage:
+            raise StorageError(live.damage)
+        return live
 
 
-def bad_page_token() -> InvalidArgumentError:
-    """Return the error for a token that no list gave out."""
-    return InvalidArgumentError("page_token", "expected the next_page_token of the page before, or none")
+def _row_of(page_token: str) -> tuple[int, int]:
+    """Return generation and row of a token. Raises InvalidArgumentError."""
+    numbers = ROW_TOKEN_PATTERN.fullmatch(page_token)
+    if numbers is None:
+        raise bad_page_token()
+    return int(numbers[1]), int(numbers[2])
 
 
-async def within(work: Awaitable[T], deadline_s: float | None) -> T:
-    """Return what `work` returns. Raises DeadlineExceededError once `time.monotonic()` is over `deadline_s`."""
-    try:
-        return await asyncio.wait_for(work, None if deadline_s is None else deadline_s - time.monotonic())
-    except asyncio.TimeoutError as error:
-        raise DeadlineExceededError("the deadline passed before the gallery answered") from error
-
-
-def _hit(found: Found) -> Hit:
-    entry = found.entry
-    return Hit(entry.item_id, entry.label, found.score, json.loads(entry.metadata_json))
-
-
-def _load(path: Path, limits: GalleryLimits) -> tuple[DataDirectory, GalleryStore, Ledger]:
+def _load(
+    path: Path, limits: GalleryLimits, tuning: IndexOptions, on_built: Callable[[], None]
+) -> tuple[DataDirectory, GalleryStore, Ledger]:
     directory = DataDirectory(path)
     try:
         store = GalleryStore(path)
         try:
-            return directory, store, Ledger(store, limits)
+            return directory, store, Ledger(store, limits, tuning, on_built)
         except BaseException:
             store.close()
             raise

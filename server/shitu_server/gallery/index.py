@@ -1,166 +1,112 @@
-"""Exact search by FAISS over chunks of rows that never change.
-
-FAISS segfaults where an index grows while it is searched. So there is no FAISS index: its kernels run over arrays of ours. Rows are
-only ever written behind the count that a snapshot holds, so a search needs no lock; a removed or replaced row stays where it is and
-is named dead in later snapshots, and once many are dead the living rows of that chunk move to the end.
-"""
+"""The rows of a gallery and what makes their search fast, as one writer changes them."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import logging
+from collections.abc import Collection, Sequence
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from shitu_server.errors import ConfigurationError
-from shitu_server.types import Vectors
+from shitu_server.gallery.building import BuildJob
+from shitu_server.gallery.columns import Schema
+from shitu_server.gallery.exact import NO_PLACE, Places, check_faiss_packages, prepare_faiss
+from shitu_server.gallery.limits import IndexOptions
+from shitu_server.gallery.neighbours import BuildCancelledError, Indexed, Neighbours
+from shitu_server.gallery.places import PlaceByItem
+from shitu_server.gallery.rows import CHUNK_ROWS, FIRST_ROWS, Entry, Rows
+from shitu_server.gallery.snapshot import Found, IndexSnapshot
+from shitu_server.types import GalleryOptions, IndexKind, IndexStatus, Vectors
 
-CHUNK_ROWS: Final = 16384
-"""One array for all would have to be copied when it is full: 129 ms at 131,072 rows of 512 numbers."""
-FIRST_ROWS: Final = 256
-"""A new chunk begins small and doubles, so that a thousand small galleries stay small."""
-SPARE_CANDIDATES: Final = 8
-"""Candidates beyond those asked for, so that ties at the end are seen."""
-SCORE_ERROR: Final = 2e-6
-"""Greatest difference between a score of FAISS (float32, its order depends on the batch) and the exact one."""
+__all__ = [
+    "BuildCancelledError",
+    "BuildJob",
+    "Entry",
+    "Found",
+    "GalleryIndex",
+    "IndexSnapshot",
+    "Neighbours",
+    "check_faiss_packages",
+    "prepare_faiss",
+]
+
+_log = logging.getLogger(__name__)
+
 DEAD_SHARE: Final = 1 / 32
 LEAST_DEAD: Final = 64
 """A chunk with more dead rows than both is worn: looking past them costs more than moving the others."""
-BLAS_THRESHOLD: Final = 4 * 512
-"""FAISS compares it with queries * dimension; its own 128,000 keeps batches under 250 queries off sgemm, 4 to 8 times slower."""
+INDEXED_DEAD_SHARE: Final = 1 / 2
+"""The same where there are graph or lists, which rows that are moved fall out of; only memory is won."""
+KEPT_SHARE: Final = 1 / 2
+"""An AUTO gallery that shrinks below this share of where its lists began is compared row by row again."""
+_NEVER: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a hit tells about an item."""
-
-    row_id: int
-    item_id: str
-    label: str
-    metadata_json: str
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry and its score, -1..1."""
-
-    entry: Entry
-    score: float
-
-
-def check_faiss_packages() -> None:
-    """Raise ConfigurationError where two FAISS packages are installed; they overwrite each other's files."""
-    installed = set(importlib.metadata.packages_distributions().get("faiss", ()))
-    if len(installed) > 1:
-        raise ConfigurationError(
-            f"two FAISS packages are installed over each other: {', '.join(sorted(installed))}; "
-            "uninstall all of them, then install one"
-        )
-
-
-def prepare_faiss(thread_count: int) -> None:
-    """Set FAISS up for the calling thread, which is the one that searches."""
-    faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
-    faiss.omp_set_num_threads(thread_count)
-
-
-@dataclass(frozen=True)
-class _ChunkView:
-    """The first rows of a chunk as a snapshot sees them."""
-
-    vectors: Vectors
-    """float32 [n, dimension]."""
-    entries: Sequence[Entry]
-    """n or more."""
-    dead: NDArray[np.bool_] | None
-    dead_count: int
-
-
-class _Chunk:
-    """Rows in the order they came. Only the writer touches it."""
-
-    def __init__(self, dimension: int, most_rows: int) -> None:
-        self._most_rows = most_rows
-        self.entries: list[Entry] = []
-        self._storage = np.empty((min(FIRST_ROWS, most_rows), dimension), dtype=np.float32)
-        self._dead: set[int] = set()
-        self._view: _ChunkView | None = None
-
-    @property
-    def room(self) -> int:
-        return self._most_rows - len(self.entries)
-
-    @property
-    def dead_count(self) -> int:
-        return len(self._dead)
-
-    @property
-    def dead_share(self) -> float:
-        return len(self._dead) / len(self.entries)
-
-    def append(self, entries: Sequence[Entry], vectors: Vectors) -> None:
-        """Write rows behind those that snapshots see."""
-        begin, end = len(self.entries), len(self.entries) + len(entries)
-        if end > len(self._storage):
-            capacity = min(self._most_rows, max(end, 2 * len(self._storage)))
-            grown = np.empty((capacity, self._storage.shape[1]), dtype=np.float32)
-            grown[:begin] = self._storage[:begin]
-            self._storage = grown  # snapshots keep the old one
-        self._storage[begin:end] = vectors
-        self.entries.extend(entries)
-        self._view = None
-
-    def kill(self, slot: int) -> None:
-        self._dead.add(slot)
-        self._view = None
-
-    def living(self) -> tuple[list[Entry], Vectors]:
-        """Return the rows that are not dead."""
-        slots = [slot for slot in range(len(self.entries)) if slot not in self._dead]
-        return [self.entries[slot] for slot in slots], self._storage[slots]
-
-    def view(self) -> _ChunkView:
-        if self._view is None:
-            count = len(self.entries)
-            dead = None
-            if self._dead:
-                dead = np.zeros(count, dtype=np.bool_)
-                dead[list(self._dead)] = True
-            self._view = _ChunkView(self._storage[:count], self.entries, dead, len(self._dead))
-        return self._view
-
-
-class ExactIndex:
+class GalleryIndex:
     """The rows of a gallery. One writer changes it; `snapshot` is for everyone."""
 
-    def __init__(self, dimension: int, *, chunk_rows: int = CHUNK_ROWS, least_dead: int = LEAST_DEAD) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        options: GalleryOptions,
+        tuning: IndexOptions | None = None,
+        *,
+        chunk_rows: int = CHUNK_ROWS,
+        least_dead: int = LEAST_DEAD,
+        prefer_indexed: bool = False,
+    ) -> None:
         """Make an empty index.
 
         Args:
             dimension: of the vectors.
+            options: of the gallery.
+            tuning: when to build.
             chunk_rows: of each array but the last.
             least_dead: dead rows of a chunk that are never worth moving the living ones.
+            prefer_indexed: use graph or lists even where comparing row by row is faster, as tests want it.
         """
+        self._dimension = dimension
+        self._options = options
+        self._tuning = tuning or IndexOptions()
         self._chunk_rows = chunk_rows
         self._least_dead = least_dead
-        self._dimension = dimension
-        self._chunks: list[_Chunk] = []
-        self._places: dict[str, tuple[_Chunk, int]] = {}
+        self._prefer_indexed = prefer_indexed
+        self._schema = Schema(options.fields)
+        self._chunks: list[Rows | None] = []
+        self._last = -1
+        self._places = PlaceByItem()
+        self._indexed: Indexed | None = None
+        self._alive_shared = False
+        self._job: BuildJob | None = None
+        self._failed_count = _NEVER
+        """Rows that there were when a build failed last."""
 
     def put(self, entries: Sequence[Entry], vectors: Vectors) -> None:
         """Add rows, or replace those of the same item id.
 
         Args:
             entries: with different item ids.
-            vectors: float32 [len(entries), dimension], L2-normalised.
+            vectors: float32 [len(entries), dimension]; L2-normalised, unless the metric is L2.
         """
-        self._kill([entry.item_id for entry in entries])
-        self._append(entries, vectors)
-        self._sweep()
+        if entries:
+            self._kill([entry.item_id for entry in entries])
+            self._append(entries, vectors)
+            self._sweep()
+
+    def relabel(self, entries: Sequence[Entry]) -> None:
+        """Replace label and metadata of items that are there; unknown ones are passed over."""
+        places = self._places.get([entry.item_id for entry in entries])
+        by_chunk: dict[int, tuple[list[int], list[Entry]]] = {}
+        for place, entry in zip(places, entries, strict=True):
+            if place != NO_PLACE:
+                slots, changed = by_chunk.setdefault(place // self._chunk_rows, ([], []))
+                slots.append(place % self._chunk_rows)
+                changed.append(entry)
+        for number, (slots, changed) in by_chunk.items():
+            self._chunk(number).relabel(slots, changed)
+        self._tidy()
 
     def remove(self, item_ids: Sequence[str]) -> None:
         """Remove rows; unknown ids are passed over."""
@@ -169,96 +115,184 @@ class ExactIndex:
 
     def snapshot(self) -> IndexSnapshot:
         """Return the rows as they are now, which no later change reaches."""
-        return IndexSnapshot(tuple(chunk.view() for chunk in self._chunks), len(self._places))
+        self._alive_shared = True
+        views = [None if chunk is None else chunk.view() for chunk in self._chunks]
+        metric, prefer_indexed = self._options.metric, self._prefer_indexed
+        return IndexSnapshot(views, self._chunk_rows, metric, self._indexed, prefer_indexed=prefer_indexed)
+
+    @property
+    def status(self) -> IndexStatus:
+        """What the search runs on."""
+        if self._indexed is None:
+            return IndexStatus(IndexKind.FLAT, 0, building=self._job is not None)
+        return IndexStatus(self._indexed.neighbours.kind, self._indexed.alive_count, building=self._job is not None)
+
+    def wish(self) -> BuildJob | None:
+        """Return what should be built now, in the background; None where nothing is, or a job is not adopted or abandoned yet."""
+        if self._job is not None:
+            return None
+        kind = self._wanted_kind()
+        if self._indexed is not None and (kind is not self._indexed.neighbours.kind or not self._indexed.alive_count):
+            self._index(None, np.empty(0, np.int64))
+        if kind is not IndexKind.FLAT or self._tuning.on_gpu:
+            self._job = self._wished(kind)
+        return self._job
+
+    def adopt(self, built: Neighbours) -> None:
+        """Let searches use what the job built that `wish` returned last."""
+        job = self._job
+        assert job is not None
+        assert job.places is not None
+        self._job, self._failed_count = None, _NEVER
+        places = job.places.copy()
+        for number, rows in enumerate(job.rows):
+            if rows is None or rows is not self._chunks[number]:  # its rows were moved meanwhile
+                places[places // self._chunk_rows == number] = NO_PLACE
+        self._index(built, places)
+
+    def abandon(self) -> None:
+        """Forget the job that `wish` returned last: it failed. The next one waits until there is more to be built."""
+        self._job = None
+        self._failed_count = len(self._places)
+
+    def attach(self, stored: Neighbours, changed_row_ids: Collection[int]) -> None:
+        """Let searches use what was saved by an earlier process, if it fits this gallery.
+
+        Args:
+            stored: as it was loaded.
+            changed_row_ids: rows whose vector is another than when the job was made that built it. Rows that are there no more
+                need not be among them.
+        """
+        if not self._fits(stored):
+            return
+        numbers = [(number, chunk) for number, chunk in enumerate(self._chunks) if chunk is not None]
+        slots = [chunk.alive_slots() for _, chunk in numbers]
+        row_ids = np.concatenate(
+            [np.empty(0, np.int64), *(c.row_ids(s) for (_, c), s in zip(numbers, slots, strict=True))]
+        )
+        places = np.concatenate(
+            [np.empty(0, np.int64), *(n * self._chunk_rows + s for (n, _), s in zip(numbers, slots, strict=True))]
+        )
+        self._index(stored, _matched(stored.origin.row_ids, changed_row_ids, row_ids, places))
+
+    def _fits(self, stored: Neighbours) -> bool:
+        origin, wanted = stored.origin, self._wanted_kind()
+        fits = stored.kind is wanted and origin.metric is self._options.metric and origin.dimension == self._dimension
+        if not fits:
+            _log.info(
+                "an index of kind %s, metric %s and dimension %d is passed over: %s, %s and %d are wanted",
+                stored.kind.value, origin.metric.value, origin.dimension,
+                wanted.value, self._options.metric.value, self._dimension,
+            )  # fmt: skip
+        return fits
+
+    def _wanted_kind(self) -> IndexKind:
+        if self._options.index_kind is not IndexKind.AUTO:
+            return self._options.index_kind
+        has_lists = self._indexed is not None and self._indexed.neighbours.kind is IndexKind.IVF
+        least = self._tuning.flat_rows * (KEPT_SHARE if has_lists else 1)
+        return IndexKind.IVF if len(self._places) >= least else IndexKind.FLAT
+
+    def _wished(self, kind: IndexKind) -> BuildJob | None:
+        tuning, indexed, count = self._tuning, self._indexed, len(self._places)
+        if 0 <= count - self._failed_count <= max(tuning.least_delta_rows, tuning.delta_share * self._failed_count):
+            return None
+        extends = indexed
+        if indexed is None:
+            if count <= tuning.least_delta_rows:
+                return None
+        else:
+            inside, size = indexed.alive_count, indexed.neighbours.count
+            grown = count - inside > max(tuning.least_delta_rows, tuning.delta_share * inside)
+            worn = size - inside > tuning.dead_share * size
+            if not grown and not worn:
+                return None
+            if worn or not indexed.neighbours.extends_to(count):
+                extends = None
+        return BuildJob(kind, self._options.metric, self._chunk_rows, self._chunks, extends, tuning.build_threads)
+
+    def _index(self, neighbours: Neighbours | None, places: Places) -> None:
+        """Replace graph or lists. Dead rows may be among the places, and NO_PLACE."""
+        numbers, slots = np.divmod(places, self._chunk_rows)  # that of NO_PLACE is -1
+        order = np.argsort(numbers, kind="stable")
+        cuts = np.searchsorted(numbers, np.arange(len(self._chunks) + 1), sorter=order).tolist()
+        alive = np.zeros(len(places), dtype=np.bool_)
+        for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
+            chunk, positions = self._chunks[number], order[begin:end]
+            if chunk is not None:
+                positions = positions[chunk.alive(slots[positions])]
+                chunk.index(slots[positions], positions.astype(np.int32))
+                alive[positions] = True
+        self._alive_shared = False
+        self._indexed = None if neighbours is None else Indexed(neighbours, places, alive, int(np.count_nonzero(alive)))
+
+    def _chunk(self, number: int) -> Rows:
+        chunk = self._chunks[number]
+        assert chunk is not None
+        return chunk
 
     def _append(self, entries: Sequence[Entry], vectors: Vectors) -> None:
         begin = 0
         while begin < len(entries):
-            if not self._chunks or not self._chunks[-1].room:
-                self._chunks.append(_Chunk(self._dimension, self._chunk_rows))
-            chunk = self._chunks[-1]
+            chunk = self._open_chunk()
             end = min(len(entries), begin + chunk.room)
-            first_slot = len(chunk.entries)
+            first_place = self._last * self._chunk_rows + len(chunk)
             chunk.append(entries[begin:end], vectors[begin:end])
-            for slot, entry in enumerate(entries[begin:end], first_slot):
-                self._places[entry.item_id] = (chunk, slot)
+            self._places.put([entry.item_id for entry in entries[begin:end]], first_place)
             begin = end
 
+    def _open_chunk(self) -> Rows:
+        """Return a chunk with room, whose number is `_last`."""
+        chunk = None if self._last < 0 else self._chunks[self._last]
+        if chunk is None or not chunk.room:
+            first_rows = self._chunk_rows if 2 * len(self._places) >= self._chunk_rows else FIRST_ROWS
+            chunk = Rows(self._dimension, self._schema, first_rows, self._chunk_rows)
+            self._last = next((n for n, one in enumerate(self._chunks) if one is None), len(self._chunks))
+            self._chunks[self._last : self._last + 1] = [chunk]
+        return chunk
+
     def _kill(self, item_ids: Sequence[str]) -> None:
-        for item_id in item_ids:
-            place = self._places.pop(item_id, None)
-            if place is not None:
-                place[0].kill(place[1])
+        places = self._places.pop(item_ids)
+        numbers, slots = np.divmod(places, self._chunk_rows)
+        for number in np.unique(numbers).tolist():
+            positions = self._chunk(number).kill(slots[numbers == number])
+            self._bury(positions[positions >= 0])
+
+    def _bury(self, positions: NDArray[np.int32]) -> None:
+        """Note that rows of graph or lists are dead."""
+        indexed = self._indexed
+        if indexed is None or not len(positions):
+            return
+        alive = indexed.alive
+        if self._alive_shared:
+            alive, self._alive_shared = alive.copy(), False
+        alive[positions] = False
+        self._indexed = Indexed(indexed.neighbours, indexed.places, alive, indexed.alive_count - len(positions))
 
     def _sweep(self) -> None:
-        worn = [
-            chunk for chunk in self._chunks if chunk.dead_count > self._least_dead and chunk.dead_share > DEAD_SHARE
-        ]
-        self._chunks = [chunk for chunk in self._chunks if chunk not in worn]
-        for chunk in worn:
-            self._append(*chunk.living())
+        """Move the living rows of worn chunks to the end."""
+        share = DEAD_SHARE if self._indexed is None else INDEXED_DEAD_SHARE
+        for number, chunk in enumerate(self._chunks):
+            if chunk is not None and chunk.dead_count > max(self._least_dead, share * len(chunk)):
+                entries, vectors, positions = chunk.living()
+                self._chunks[number] = None
+                self._bury(positions[positions >= 0])
+                self._append(entries, vectors)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        chunks = [chunk for chunk in self._chunks if chunk is not None]
+        self._schema.tidy([chunk.columns for chunk in chunks], sum(map(len, chunks)))
 
 
-class IndexSnapshot:
-    """Rows that do not change; any number of threads may search it."""
-
-    def __init__(self, chunks: tuple[_ChunkView, ...], count: int) -> None:
-        self._chunks = chunks
-        self.count: Final = count
-
-    def search(self, queries: Vectors, k: int) -> list[list[Found]]:
-        """Return the k nearest rows of each query, best first, of equal scores the older first.
-
-        The scores do not depend on which queries are searched together.
-
-        Args:
-            queries: float32 [n, dimension], L2-normalised.
-            k: 1 or more.
-        """
-        results: list[list[Found]] = [[] for _ in queries]
-        if not self.count:
-            return results
-        unsettled = list(range(len(queries)))
-        depth = k + SPARE_CANDIDATES
-        while unsettled:
-            candidates = self._candidates(queries[unsettled], depth)
-            again = []
-            for number, scores, chunk_numbers, slots in zip(unsettled, *candidates, strict=True):
-                ranked = self._ranked(queries[number], scores, chunk_numbers, slots)
-                results[number] = ranked[:k]
-                if depth < self.count and ranked[k - 1].score - scores[-1] <= SCORE_ERROR:
-                    again.append(number)  # an older row of the same score may be among those not seen
-            unsettled, depth = again, 4 * depth
-        return results
-
-    def _candidates(self, queries: Vectors, depth: int) -> tuple[Vectors, NDArray[np.int64], NDArray[np.int64]]:
-        """Return score, chunk number and slot, each [n, up to depth], best score first; -inf where there is no row."""
-        parts = [_nearest(chunk, queries, depth) for chunk in self._chunks]
-        scores = np.concatenate([part[0] for part in parts], axis=1)
-        slots = np.concatenate([part[1] for part in parts], axis=1)
-        chunk_numbers = np.repeat(np.arange(len(parts)), [part[0].shape[1] for part in parts])
-        order = np.argsort(-scores, axis=1)[:, :depth]
-        return np.take_along_axis(scores, order, 1), chunk_numbers[order], np.take_along_axis(slots, order, 1)
-
-    def _ranked(
-        self, query: NDArray[np.float32], scores: Vectors, chunk_numbers: NDArray[np.int64], slots: NDArray[np.int64]
-    ) -> list[Found]:
-        """Score the candidates again, one by one and in float64, so that equal vectors have equal scores; then order them."""
-        seen = zip(scores.tolist(), chunk_numbers.tolist(), slots.tolist(), strict=True)
-        places = [(self._chunks[number], slot) for score, number, slot in seen if score != -np.inf]
-        rows = np.array([chunk.vectors[slot] for chunk, slot in places], dtype=np.float64)
-        exact = np.clip((rows * query).sum(axis=1), -1, 1).astype(np.float32)
-        entries = [chunk.entries[slot] for chunk, slot in places]
-        order = np.lexsort(([entry.row_id for entry in entries], -exact)).tolist()
-        return [Found(entries[i], float(exact[i])) for i in order]
-
-
-def _nearest(chunk: _ChunkView, queries: Vectors, depth: int) -> tuple[Vectors, NDArray[np.int64]]:
-    """Return scores and slots, each [n, up to depth + dead rows]; dead rows have the score -inf."""
-    seen = min(depth + chunk.dead_count, len(chunk.vectors))
-    scores, slots = faiss.knn(queries, chunk.vectors, seen, metric=faiss.METRIC_INNER_PRODUCT)
-    void = slots < 0  # FAISS fills up with -1
-    if chunk.dead is not None:
-        void |= chunk.dead[slots]
-    scores[void] = -np.inf
-    return scores, slots
+def _matched(
+    stored_ids: NDArray[np.int64], changed: Collection[int], row_ids: NDArray[np.int64], places: Places
+) -> Places:
+    """Return the place of each stored row; NO_PLACE where it is gone or changed."""
+    result = np.full(len(stored_ids), NO_PLACE)
+    if len(row_ids):
+        order = np.argsort(row_ids, kind="stable")
+        nearest = order[np.searchsorted(row_ids, stored_ids, sorter=order).clip(max=len(order) - 1)]
+        same = (row_ids[nearest] == stored_ids) & ~np.isin(stored_ids, np.fromiter(changed, np.int64, len(changed)))
+        result[same] = places[nearest[same]]
+    return result

@@ -22,6 +22,8 @@ R = TypeVar("R")
 GROUP_CALLS: Final = 64
 """More in one commit gain little: the fsync is shared well enough, and the first would wait for the last."""
 TIDY_INTERVAL_S: Final = 0.2
+BUSY_TIDY_INTERVAL_S: Final = 1.0
+"""The same while writes never cease."""
 RETRY_AFTER_S: Final = 0.5
 
 
@@ -44,6 +46,7 @@ class GroupWriter:
         self._waiting_bytes = 0
         self._changed = asyncio.Event()
         self._closing = False
+        self._tidied_s = time.monotonic()
         self._task = asyncio.create_task(self._run())
 
     async def write(self, write: Write[R], deadline_s: float | None) -> R:
@@ -75,6 +78,10 @@ class GroupWriter:
         except asyncio.TimeoutError as error:
             raise DeadlineExceededError("the deadline passed; the write may yet be done") from error
 
+    def wake(self) -> None:
+        """Look whether there is something to tidy up."""
+        self._changed.set()
+
     async def close(self) -> None:
         """Finish the writes that wait, then stop."""
         self._closing = True
@@ -85,9 +92,12 @@ class GroupWriter:
 
     async def _run(self) -> None:
         while True:
+            self._changed.clear()  # what comes from here on is seen before it waits
             calls = self._take()
             if calls:
                 await self._commit(calls)
+                if time.monotonic() - self._tidied_s > BUSY_TIDY_INTERVAL_S:
+                    await self._tidy()
             elif self._waiting:
                 continue
             elif self._closing:
@@ -96,6 +106,7 @@ class GroupWriter:
                 await self._wait(TIDY_INTERVAL_S if await self._tidy() else None)
 
     async def _tidy(self) -> bool:
+        self._tidied_s = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._ledger.tidy)
         except Exception:  # noqa: BLE001  # a bug; the writer lives on
@@ -104,9 +115,6 @@ class GroupWriter:
 
     async def _wait(self, most_s: float | None) -> None:
         """Wait for something to do."""
-        if self._waiting or self._closing:
-            return
-        self._changed.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._changed.wait(), most_s)
 

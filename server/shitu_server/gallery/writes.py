@@ -1,4 +1,4 @@
-"""The four writes: each records itself in the database and says how the index follows."""
+"""The writes: each records itself in the database and says how the indexes follow. Those of generations are in `generations`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from shitu_server.errors import AlreadyExistsError, NotFoundError, StorageError
-from shitu_server.gallery.checks import MOST_SHOWN, CheckedItem, shown
-from shitu_server.gallery.index import Entry, ExactIndex
+from shitu_server.errors import StorageError, UnavailableError
+from shitu_server.gallery.checks import CheckedItem, CheckedUpdate
+from shitu_server.gallery.gallery_rows import GalleryRow
+from shitu_server.gallery.index import Entry, GalleryIndex
+from shitu_server.gallery.item_rows import StoredItem
 from shitu_server.gallery.limits import GalleryLimits
-from shitu_server.gallery.store import GalleryRow, GalleryStore, Upserted
-from shitu_server.types import AddResult, GalleryInfo, GalleryState, RemoveResult
+from shitu_server.gallery.refusals import alias_taken, is_alias, name_taken, no_alias, no_gallery
+from shitu_server.gallery.store import GalleryStore
+from shitu_server.types import Added, AddResult, GalleryOptions, GalleryState, RemoveResult, UpdateResult
 
 R_co = TypeVar("R_co", covariant=True)
+
+RETRY_AFTER_S: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A generation that a write changed, as it is after the write."""
+
+    row: GalleryRow
+    reflect: Callable[[GalleryIndex], None] | None = None
+    """Brings its index up to date; None where no item changed."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +39,7 @@ class Recorded(Generic[R_co]):
     """A write that is in the open transaction."""
 
     result: R_co
-    gallery: GalleryRow
-    """After the write."""
-    reflect: Callable[[ExactIndex], None] | None
-    """Brings the index of the gallery up to date; None where the gallery is deleted."""
+    touched: tuple[Touched, ...] = ()
 
 
 class Write(ABC, Generic[R_co]):
@@ -45,45 +56,56 @@ class Write(ABC, Generic[R_co]):
 
 
 @dataclass(frozen=True)
-class CreateGallery(Write[GalleryInfo]):
+class CreateGallery(Write[None]):
     """Makes an empty gallery."""
 
     name: str
     encoder_fingerprint: str
     dimension: int
+    options: GalleryOptions
 
-    def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[GalleryInfo]:
+    def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:
         """Raises AlreadyExistsError; StorageError over the limit of galleries."""
-        if store.find(self.name) is not None:
-            raise AlreadyExistsError("gallery", self.name, f'gallery "{self.name}" exists already')
-        if store.gallery_count() >= limits.gallery_count:
-            raise StorageError(f"there are {limits.gallery_count} galleries already, which is the limit; delete one")
-        row = store.insert_gallery(self.name, self.encoder_fingerprint, self.dimension, time.time())
-        return Recorded(info_of(row), row, lambda _: None)
+        check_free(store, self.name, limits)
+        # What is being restored under the name, or was left of that, must not be taken for a draft of this gallery.
+        left = store.galleries.draft_of(self.name)
+        gone = () if left is None else (hidden(store, left),)
+        row = store.galleries.insert(self.name, self.encoder_fingerprint, self.dimension, self.options, time.time())
+        return Recorded(None, (*gone, Touched(row)))
 
 
 @dataclass(frozen=True)
 class DeleteGallery(Write[None]):
-    """Deletes a gallery with its items."""
+    """Deletes a gallery with its items, its other generations and its aliases."""
 
     name: str
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002  # one signature for all
-        """Raises NotFoundError."""
-        row = store.find(self.name)
-        if row is None:
-            raise no_gallery(self.name)
-        store.hide_gallery(row.generation)
-        return Recorded(None, row, None)
+        """Raises NotFoundError; InvalidArgumentError where an alias is named."""
+        galleries = store.galleries
+        check_not_alias(store, self.name)
+        rows = (live(store, self.name), galleries.draft_of(self.name), galleries.previous_of(self.name))
+        galleries.remove_aliases_of(self.name)
+        return Recorded(None, tuple(hidden(store, row) for row in rows if row is not None))
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What items were checked against."""
+
+    encoder_fingerprint: str
+    dimension: int
+    options: GalleryOptions
 
 
 @dataclass(frozen=True)
 class AddItems(Write[AddResult]):
-    """Adds or replaces items of a gallery whose dimension they were checked against."""
+    """Adds or replaces items."""
 
     name: str
-    generation: int
+    binding: Binding
     items: tuple[CheckedItem, ...]
+    skip_duplicates: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -91,21 +113,57 @@ class AddItems(Write[AddResult]):
         return sum(item.size_bytes for item in self.items)
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[AddResult]:
-        """Raises NotFoundError; StorageError over the limit of items."""
-        row = _unchanged(store, self.name, self.generation)
-        if row.item_count + len(self.items) > limits.items_per_gallery:
+        """Raises NotFoundError; UnavailableError where the gallery was replaced meanwhile; StorageError over the limit of items."""
+        row = live(store, self.name)
+        if Binding(row.encoder_fingerprint, row.dimension, row.options) != self.binding:
+            raise made_anew(self.name)
+        if row.item_count + len(self.items) > limits.items_per_gallery < row.item_count + self._new_count(store, row):
             raise StorageError(f'gallery "{self.name}" is full: {row.item_count} of {limits.items_per_gallery} items')
-        upserted = store.upsert(self.generation, self.items, time.time())
-        replaced = tuple(item.replaced for item in upserted)
-        after = store.advance(self.generation, replaced.count(False))
-        return Recorded(AddResult(replaced, state_of(after)), after, lambda index: self._put(index, upserted))
+        added: list[Added] = []
+        stored: list[tuple[CheckedItem, StoredItem]] = []
+        now_s = time.time()
+        for item in self.items:
+            twin = store.items.twin_of(row.generation, item)
+            if twin and self.skip_duplicates:
+                added.append(Added(replaced=False, duplicate_of=twin, skipped=True))
+                continue
+            written = store.items.upsert(row.generation, item, row.sequence + 1, now_s)
+            stored.append((item, written))
+            added.append(Added(written.replaced, twin))
+        if not stored:
+            return Recorded(AddResult(tuple(added), state_of(row)))
+        after = store.galleries.advance(row.generation, sum(not written.replaced for _, written in stored))
+        return Recorded(AddResult(tuple(added), state_of(after)), (Touched(after, putting(stored)),))
 
-    def _put(self, index: ExactIndex, upserted: Sequence[Upserted]) -> None:
-        entries = [
-            Entry(stored.row_id, item.id, item.label, item.metadata_json)
-            for stored, item in zip(upserted, self.items, strict=True)
-        ]
-        index.put(entries, np.stack([item.vector for item in self.items]))
+    def _new_count(self, store: GalleryStore, row: GalleryRow) -> int:
+        return sum(not store.items.has(row.generation, item.id) for item in self.items)
+
+
+@dataclass(frozen=True)
+class UpdateItems(Write[UpdateResult]):
+    """Changes labels and metadata of those items that are there."""
+
+    name: str
+    options: GalleryOptions
+    """What they were checked against."""
+    updates: tuple[CheckedUpdate, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes while it waits, about."""
+        return sum(update.size_bytes for update in self.updates)
+
+    def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[UpdateResult]:  # noqa: ARG002
+        """Raises NotFoundError; UnavailableError where the gallery was replaced meanwhile."""
+        row = live(store, self.name)
+        if row.options != self.options:
+            raise made_anew(self.name)
+        now_s = time.time()
+        changed = [store.items.relabel(row.generation, update, row.sequence + 1, now_s) for update in self.updates]
+        entries = [Entry(one.row_id, one.item_id, one.label, one.metadata_json) for one in changed if one is not None]
+        after = store.galleries.advance(row.generation, 0)
+        result = UpdateResult(tuple(entry.item_id for entry in entries), state_of(after))
+        return Recorded(result, (Touched(after, lambda index: index.relabel(entries)),))
 
 
 @dataclass(frozen=True)
@@ -113,22 +171,69 @@ class RemoveItems(Write[RemoveResult]):
     """Removes those items that are there."""
 
     name: str
-    generation: int
     item_ids: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes while it waits, about."""
+        return sum(map(len, self.item_ids))
 
     def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[RemoveResult]:  # noqa: ARG002
         """Raises NotFoundError."""
-        _unchanged(store, self.name, self.generation)
-        removed = tuple(store.remove(self.generation, self.item_ids))
-        after = store.advance(self.generation, -len(removed))
-        return Recorded(RemoveResult(removed, state_of(after)), after, lambda index: index.remove(removed))
+        removed, touched = self._remove(store, live(store, self.name))
+        # From the draft too: nothing is left that would tell it of an item that is no more.
+        draft = store.galleries.draft_of(self.name)
+        in_draft = () if draft is None else (self._remove(store, draft)[1],)
+        return Recorded(RemoveResult(removed, state_of(touched.row)), (touched, *in_draft))
+
+    def _remove(self, store: GalleryStore, row: GalleryRow) -> tuple[tuple[str, ...], Touched]:
+        removed = tuple(store.items.remove(row.generation, self.item_ids))
+        after = store.galleries.advance(row.generation, -len(removed))
+        return removed, Touched(after, lambda index: index.remove(removed))
 
 
-def info_of(row: GalleryRow) -> GalleryInfo:
-    """Return a stored gallery as it is listed."""
-    return GalleryInfo(
-        row.name, row.encoder_fingerprint, row.dimension, row.item_count, state_of(row), row.create_time_s
-    )
+@dataclass(frozen=True)
+class SetAlias(Write[None]):
+    """Makes an alias, or moves it."""
+
+    alias: str
+    name: str
+
+    def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:
+        """Raises NotFoundError; AlreadyExistsError where the alias is a gallery; StorageError over the limit of aliases."""
+        row = live(store, self.name)
+        if store.galleries.find(self.alias) is not None:
+            raise alias_taken(self.alias)
+        aliases = store.galleries.aliases()
+        if self.alias not in aliases and len(aliases) >= limits.aliases:
+            raise StorageError(f"there are {limits.aliases} aliases already, which is the limit; delete one")
+        store.galleries.set_alias(self.alias, self.name)
+        return Recorded(None, (Touched(row),))
+
+
+@dataclass(frozen=True)
+class DeleteAlias(Write[None]):
+    """Removes an alias; its gallery stays."""
+
+    alias: str
+
+    def record(self, store: GalleryStore, limits: GalleryLimits) -> Recorded[None]:  # noqa: ARG002
+        """Raises NotFoundError."""
+        if not store.galleries.remove_alias(self.alias):
+            raise no_alias(self.alias)
+        return Recorded(None)
+
+
+def putting(stored: Sequence[tuple[CheckedItem, StoredItem]]) -> Callable[[GalleryIndex], None]:
+    """Return what brings an index up to date with items that were written."""
+    entries = [Entry(written.row_id, item.id, item.label, item.metadata_json) for item, written in stored]
+    vectors = np.stack([item.vector for item, _ in stored])
+    return lambda index: index.put(entries, vectors)
+
+
+def made_anew(name: str) -> UnavailableError:
+    """Return the error for a gallery that is another one than the call began with."""
+    return UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
 
 
 def state_of(row: GalleryRow) -> GalleryState:
@@ -136,14 +241,39 @@ def state_of(row: GalleryRow) -> GalleryState:
     return GalleryState(row.generation, row.sequence)
 
 
-def no_gallery(name: str) -> NotFoundError:
-    """Return the error for a gallery that is not there."""
-    return NotFoundError("gallery", name[:MOST_SHOWN], f"there is no gallery {shown(name)}")
-
-
-def _unchanged(store: GalleryStore, name: str, generation: int) -> GalleryRow:
-    """Return the gallery unless it was deleted, or replaced by one of its name, while the write waited."""
-    row = store.find(name)
-    if row is None or row.generation != generation:
+def live(store: GalleryStore, name: str) -> GalleryRow:
+    """Return the live generation of a gallery. Raises NotFoundError."""
+    row = store.galleries.find(name)
+    if row is None:
         raise no_gallery(name)
     return row
+
+
+def check_free(store: GalleryStore, name: str, limits: GalleryLimits) -> None:
+    """Raise AlreadyExistsError where a gallery or an alias has the name, StorageError over the limit of galleries."""
+    check_not_taken(store, name)
+    if name in store.galleries.aliases():
+        raise name_taken(name, by_alias=True)
+    if store.galleries.count() >= limits.gallery_count:
+        raise StorageError(f"there are {limits.gallery_count} galleries already, which is the limit; delete one")
+
+
+def check_not_taken(store: GalleryStore, name: str) -> None:
+    """Raise AlreadyExistsError where a gallery has the name."""
+    if store.galleries.find(name) is not None:
+        raise name_taken(name, by_alias=False)
+
+
+def check_not_alias(store: GalleryStore, name: str) -> None:
+    """Raise InvalidArgumentError where an alias is named, and the gallery itself must be."""
+    target = store.galleries.aliases().get(name)
+    if target is not None:
+        raise is_alias(name, target)
+
+
+def hidden(store: GalleryStore, row: GalleryRow) -> Touched:
+    """Delete a generation."""
+    store.galleries.hide(row.generation)
+    after = store.galleries.at(row.generation)
+    assert after is not None
+    return Touched(after)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 
 from shitu_server.errors import UnavailableError
-from shitu_server.rpc.interceptors import Context
+from shitu_server.rpc.handlers import Answer, Answers, Context, wrapped
 
 OURS: Final = "/shitu."
 """Streams of the health service end with the server only, so they are not waited for."""
@@ -42,27 +42,16 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         handler = await continuation(details)
         if handler is None or not details.method.startswith(OURS):
             return handler
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._counted_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        assert handler.stream_stream
-        return grpc.stream_stream_rpc_method_handler(
-            self._counted_stream(handler.stream_stream), handler.request_deserializer, handler.response_serializer
-        )
+        return wrapped(handler, self._counted_unary, self._counted_stream)
 
-    def _counted_unary(
-        self, method: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _counted_unary(self, method: Answer) -> Answer:
         async def counted(request: Any, context: Context) -> Any:
             with self._counted():
                 return await method(request, context)
 
         return counted
 
-    def _counted_stream(
-        self, method: Callable[[Any, Context], AsyncIterator[Any]]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    def _counted_stream(self, method: Answers) -> Answers:
         async def counted(requests: Any, context: Context) -> AsyncIterator[Any]:
             with self._counted():
                 async for response in method(requests, context):

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
-from shitu_server.errors import InvalidArgumentError, ShituError
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError, UnavailableError
 from shitu_server.gallery.checks import check_encoder, check_range, check_unique, checked_item
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built
-from shitu_server.rpc.interceptors import Context, deadline_of
+from shitu_server.rpc.handlers import Context
+from shitu_server.rpc.interceptors import deadline_of
+from shitu_server.rpc.item_queries import resolved
 from shitu_server.rpc.item_sources import EncoderIdentity, ItemSource, MaybeItem
-from shitu_server.types import AddResult, Gallery, NewItem
-from shitu_server.wire.galleries import gallery_message, item_message, search_response, state_message
+from shitu_server.types import AddResult, Gallery, GalleryInfo, NewItem, SearchOptions
+from shitu_server.wire.filters import filter_of
+from shitu_server.wire.galleries import (
+    added_message,
+    gallery_message,
+    item_message,
+    item_update_of,
+    search_response,
+    state_message,
+)
+from shitu_server.wire.options import capabilities_message, options_of
 from shitu_server.wire.statuses import to_status
 
 DEFAULT_TOP_K: Final = 5
 INLINE_HITS: Final = 10
 """With 16 KiB of metadata each they take 24 ms to become messages; more are made beside the event loop."""
+PART_BYTES: Final = 1024 * 1024
+"""Of a snapshot in one message: clients take 4 MiB where nobody set more."""
 
 
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
@@ -33,8 +48,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     async def CreateGallery(self, request: pb.CreateGalleryRequest, context: Context) -> pb.CreateGalleryResponse:  # noqa: N802
         """Make an empty gallery, bound to the named encoder or to the one that runs here."""
         encoder = self._encoder_of(request)
+        options = options_of(request)
         info = await self._gallery.create(
-            request.name, encoder.fingerprint, encoder.dimension, deadline_s=deadline_of(context)
+            request.name, encoder.fingerprint, encoder.dimension, options, deadline_s=deadline_of(context)
         )
         return pb.CreateGalleryResponse(gallery=gallery_message(info))
 
@@ -63,17 +79,34 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         info = await self._gallery.get(request.gallery, deadline_s=deadline_s)
         prepared = await self._source.new_items(request.items, request.encoder_fingerprint, info, deadline_s)
         check_encoder(info.name, info.encoder_fingerprint, prepared.encoder_fingerprint)
-        items = self._checked(prepared.items, info.dimension)
+        items = self._checked(prepared.items, info)
         bad = next((item for item in items if isinstance(item, ShituError)), None)
         if bad is not None and self._source.all_or_nothing:
             raise bad
         good = [item for item in items if isinstance(item, NewItem)]
         added = AddResult((), info.state)
         if good:
-            added = await self._gallery.add(info.name, good, prepared.encoder_fingerprint, deadline_s=deadline_s)
+            added = await self._add(info, good, skip_duplicates=request.skip_duplicates, deadline_s=deadline_s)
         # A longer id is an error, whose echo need not be as long: 256 of them could be more than the client takes.
         ids = [message.id[: self._limits.id_characters] for message in request.items]
         return _add_response(ids, items, added)
+
+    async def _add(
+        self, info: GalleryInfo, items: Sequence[NewItem], *, skip_duplicates: bool, deadline_s: float | None
+    ) -> AddResult:
+        try:
+            return await self._gallery.add(
+                info.name, items, info.encoder_fingerprint, skip_duplicates=skip_duplicates, deadline_s=deadline_s
+            )
+        except EncoderMismatchError as error:  # the gallery got another encoder while the pictures were embedded
+            raise UnavailableError(f'gallery "{info.name}" was made anew during the call; try again', 0.1) from error
+
+    async def UpdateItems(self, request: pb.UpdateItemsRequest, context: Context) -> pb.UpdateItemsResponse:  # noqa: N802
+        """Change labels and metadata of those items that are there."""
+        check_range("updates", len(request.updates), self._limits.items_per_call, " updates")
+        updates = [item_update_of(update, f"updates[{i}]") for i, update in enumerate(request.updates)]
+        updated = await self._gallery.update_items(request.gallery, updates, deadline_s=deadline_of(context))
+        return pb.UpdateItemsResponse(updated_ids=updated.updated_ids, state=state_message(updated.state))
 
     async def RemoveItems(self, request: pb.RemoveItemsRequest, context: Context) -> pb.RemoveItemsResponse:  # noqa: N802
         """Remove those items that are there."""
@@ -99,29 +132,93 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         return pb.GetItemResponse(item=item_message(item))
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802
-        """Find the nearest items of pictures or vectors."""
+        """Find the nearest items of pictures, vectors or items."""
         deadline_s = deadline_of(context)
         top_k = self._checked_top_k(request)
-        prepared = await self._source.query_vectors(
-            request.queries, request.encoder_fingerprint, request.gallery, deadline_s
+        own = await resolved(request, self._gallery, deadline_s)
+        prepared = await self._source.query_vectors(own.request, deadline_s)
+        options = SearchOptions(
+            own.wider(top_k, self._limits.top_k),
+            request.match_threshold if request.HasField("match_threshold") else -math.inf,
+            filter_of(request.where) if request.HasField("where") else None,
+            own.wider(request.matches_per_label) if request.matches_per_label else 0,
+            prepared.generation,
         )
-        result = await self._gallery.search(
-            request.gallery,
-            prepared.vectors,
-            prepared.encoder_fingerprint,
-            top_k=top_k,
-            min_score=request.match_threshold if request.HasField("match_threshold") else -1.0,
-            deadline_s=deadline_s,
+        result = own.without_themselves(
+            await self._gallery.search(
+                prepared.gallery, prepared.vectors, prepared.encoder_fingerprint, options, deadline_s=deadline_s
+            ),
+            top_k,
+            request.matches_per_label,
         )
         hit_count = sum(map(len, result.hits))
         return await built(lambda: search_response(result), large=hit_count > INLINE_HITS)
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:  # noqa: N802
+        """Make or move an alias."""
+        info = await self._gallery.set_alias(request.alias, request.gallery, deadline_s=deadline_of(context))
+        return pb.SetAliasResponse(gallery=gallery_message(info))
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:  # noqa: N802
+        """Remove an alias."""
+        await self._gallery.delete_alias(request.alias, deadline_s=deadline_of(context))
+        return pb.DeleteAliasResponse()
+
+    async def Snapshot(  # noqa: N802
+        self, request: pb.SnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.SnapshotResponse]:
+        """Send the gallery as a file."""
+        async with aclosing(self._gallery.snapshot(request.gallery, deadline_s=deadline_of(context))) as blocks:
+            async for block in blocks:
+                for begin in range(0, len(block), PART_BYTES):
+                    yield pb.SnapshotResponse(data=block[begin : begin + PART_BYTES])
+
+    async def Restore(self, requests: AsyncIterator[pb.RestoreRequest], context: Context) -> pb.RestoreResponse:  # noqa: N802
+        """Make a gallery of such a file."""
+        first = await anext(requests, pb.RestoreRequest())
+
+        async def content() -> AsyncIterator[bytes]:
+            yield first.data
+            async for request in requests:
+                yield request.data
+
+        info = await self._gallery.restore(first.gallery, content(), deadline_s=deadline_of(context))
+        return pb.RestoreResponse(gallery=gallery_message(info))
+
+    async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedResponse]:  # noqa: N802
+        """Embed the pictures of a gallery with another encoder, then publish."""
+        runs = self._source.reembedding(request.gallery, request.encoder, deadline_of(context))
+        async with aclosing(runs) as reports:
+            async for progress in reports:
+                yield pb.ReembedResponse(
+                    embedded_count=progress.embedded_count,
+                    item_count=progress.item_count,
+                    published=None if progress.published is None else gallery_message(progress.published),
+                )
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:  # noqa: N802
+        """Bring the former generation back."""
+        info = await self._gallery.rollback(
+            request.gallery, discard_writes=request.discard_writes, deadline_s=deadline_of(context)
+        )
+        return pb.RollbackResponse(gallery=gallery_message(info))
+
+    async def GetCapabilities(  # noqa: N802
+        self,
+        request: pb.GetCapabilitiesRequest,  # noqa: ARG002  # there is nothing in it
+        context: Context,
+    ) -> pb.GetCapabilitiesResponse:
+        """Say what the backend promises."""
+        return capabilities_message(await self._gallery.capabilities(deadline_s=deadline_of(context)))
 
     def _checked_top_k(self, request: pb.SearchRequest) -> int:
         query_count, most_hits = len(request.queries), self._limits.hits_per_call
         check_range("queries", query_count, self._limits.queries_per_call, " queries")
         top_k: int = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, self._limits.top_k)
         check_range("top_k", top_k, self._limits.top_k)
-        if query_count * top_k > most_hits:
+        if request.matches_per_label < 0:
+            raise InvalidArgumentError("matches_per_label", f"expected 0 or more, came {request.matches_per_label}")
+        if query_count * top_k * max(1, request.matches_per_label) > most_hits:
             raise InvalidArgumentError(
                 "top_k",
                 f"expected at most {most_hits} hits of all queries together, came {query_count} queries of {top_k} each; "
@@ -140,14 +237,14 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             raise InvalidArgumentError(missing, "expected encoder_fingerprint and dimension together, or neither")
         return EncoderIdentity(fingerprint, dimension) if fingerprint else self._source.encoder_named(request.encoder)
 
-    def _checked(self, items: Sequence[MaybeItem], dimension: int) -> list[MaybeItem]:
+    def _checked(self, items: Sequence[MaybeItem], info: GalleryInfo) -> list[MaybeItem]:
         """Return each item, or why it cannot be stored. Of items of one id the first is taken."""
         first_places: dict[str, int] = {}
         checked: list[MaybeItem] = []
         for place, item in enumerate(items):
             try:
                 if isinstance(item, NewItem):
-                    checked_item(item, f"items[{place}]", dimension, self._limits)
+                    checked_item(item, f"items[{place}]", info.dimension, info.options, self._limits)
                     check_unique(item.id, place, first_places)
                 checked.append(item)
             except ShituError as error:
@@ -155,12 +252,12 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         return checked
 
 
-def _add_response(ids: Sequence[str], items: Sequence[MaybeItem], added: AddResult) -> pb.AddItemsResponse:
-    replaced = iter(added.replaced)
+def _add_response(ids: Sequence[str], items: Sequence[MaybeItem], result: AddResult) -> pb.AddItemsResponse:
+    added = iter(result.added)
     results = [
         pb.AddItemResult(id=item_id, error=to_status(item))
         if isinstance(item, ShituError)
-        else pb.AddItemResult(id=item_id, added=pb.AddedItem(replaced=next(replaced)))
+        else pb.AddItemResult(id=item_id, added=added_message(next(added)))
         for item_id, item in zip(ids, items, strict=True)
     ]
-    return pb.AddItemsResponse(results=results, state=state_message(added.state))
+    return pb.AddItemsResponse(results=results, state=state_message(result.state))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from shitu_server.errors import DeadlineExceededError, InternalError, InvalidArgumentError, ShituError
+from shitu_server.rpc.handlers import Answer, Answers, Context, wrapped
 from shitu_server.wire.statuses import DETAILS_KEY, to_status
 
 _log = logging.getLogger(__name__)
 
-Context = Any
-"""grpc.aio.ServicerContext; the stubs do not agree on its type parameters."""
+_UNREAD_S: Final = 10.0
+"""How long a stream is read that is not wanted: about 5 GB on one host."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable when run
@@ -29,17 +31,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
     ) -> Any:
         """Wrap the handler of the called method, if there is one."""
         handler = await continuation(details)
-        if handler is None:
-            return None
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _guarded_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                _guarded_stream(handler.stream_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return handler
+        return None if handler is None else wrapped(handler, _guarded_unary, _guarded_stream)
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
@@ -60,21 +52,32 @@ def deadline_of(context: Context) -> float | None:
     return None if remaining_s is None else time.monotonic() + float(remaining_s)
 
 
-def _guarded_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+def _guarded_unary(method: Answer) -> Answer:
     async def guarded(request: Any, context: Context) -> Any:
         try:
             return await method(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a status
+            if isinstance(request, AsyncIterator):
+                await _passed_over(request)
             await _abort(context, error)
 
     return guarded
 
 
-def _guarded_stream(
-    method: Callable[[Any, Context], AsyncIterator[Any]],
-) -> Callable[[Any, Context], AsyncIterator[Any]]:
+async def _passed_over(requests: AsyncIterator[Any]) -> None:
+    """Read what a client still sends: in the middle of it, it would be told "Internal error from Core" instead of the status."""
+
+    async def read() -> None:
+        async for _ in requests:
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), _UNREAD_S)
+
+
+def _guarded_stream(method: Answers) -> Answers:
     async def guarded(requests: Any, context: Context) -> AsyncIterator[Any]:
         try:
             async for response in method(requests, context):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Union
 
 import numpy as np
 
 from shitu.v1 import gallery_pb2 as pb
-from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError, UnsupportedError
+from shitu_server.reembedding import ReembedProgress
 from shitu_server.types import GalleryInfo, NewItem, Vectors
 from shitu_server.wire.galleries import metadata_of, vector_of
 
@@ -37,10 +38,13 @@ class PreparedItems:
 
 @dataclass(frozen=True)
 class PreparedQueries:
-    """float32 [n, dimension], in the order of the request, and whose vectors these are."""
+    """float32 [n, dimension], in the order of the request, whose vectors these are, and where to search for them."""
 
     vectors: Vectors
     encoder_fingerprint: str
+    gallery: str
+    generation: int
+    """That must answer; 0 for the live one."""
 
 
 class ItemSource(Protocol):
@@ -69,10 +73,18 @@ class ItemSource(Protocol):
             deadline_s: time of `time.monotonic()`.
         """
 
-    async def query_vectors(
-        self, queries: Sequence[pb.Query], encoder_fingerprint: str, gallery: str, deadline_s: float | None
-    ) -> PreparedQueries:
-        """Return a vector for each query; raise ShituError where one cannot be had. Arguments as of `new_items`."""
+    async def query_vectors(self, request: pb.SearchRequest, deadline_s: float | None) -> PreparedQueries:
+        """Return a vector for each query; raise ShituError where one cannot be had. No query names an item."""
+
+    def reembedding(
+        self, gallery: str, encoder: str, deadline_s: float | None
+    ) -> AsyncGenerator[ReembedProgress, None]:
+        """Embed the pictures of a gallery anew with the encoder of that name; yield progress.
+
+        Raises:
+            InvalidArgumentError: there is no such encoder.
+            UnsupportedError: this process runs none.
+        """
 
 
 class VectorItems:
@@ -101,15 +113,13 @@ class VectorItems:
 
     async def query_vectors(
         self,
-        queries: Sequence[pb.Query],
-        encoder_fingerprint: str,
-        gallery: str,  # noqa: ARG002  # the servicer checks
+        request: pb.SearchRequest,
         deadline_s: float | None,  # noqa: ARG002  # nothing waits
     ) -> PreparedQueries:
         """See `ItemSource`."""
-        _check_fingerprint(encoder_fingerprint)
+        _check_fingerprint(request.encoder_fingerprint)
         rows = []
-        for i, query in enumerate(queries):
+        for i, query in enumerate(request.queries):
             if query.WhichOneof("source") != "vector":
                 raise InvalidArgumentError(f"queries[{i}]", _VECTORS_ONLY)
             rows.append(vector_of(query.vector, f"queries[{i}].vector"))
@@ -118,7 +128,16 @@ class VectorItems:
                     f"queries[{i}].vector has {len(rows[i])} numbers, queries[0].vector {len(rows[0])}; "
                     "vectors of one call must be of one encoder"
                 )
-        return PreparedQueries(np.stack(rows), encoder_fingerprint)
+        return PreparedQueries(np.stack(rows), request.encoder_fingerprint, request.gallery, request.generation)
+
+    def reembedding(
+        self,
+        gallery: str,  # noqa: ARG002  # none can be embedded
+        encoder: str,  # noqa: ARG002
+        deadline_s: float | None,  # noqa: ARG002
+    ) -> AsyncGenerator[ReembedProgress, None]:
+        """See `ItemSource`."""
+        raise UnsupportedError("this process runs no encoder; call Reembed at a gateway")
 
 
 def vector_item(message: pb.NewItem, field: str) -> MaybeItem:
@@ -132,6 +151,7 @@ def vector_item(message: pb.NewItem, field: str) -> MaybeItem:
             vector=vector_of(message.vector, f"{field}.vector"),
             metadata=metadata_of(message.metadata, f"{field}.metadata"),
             thumbnail=message.image,
+            image_digest=message.image_digest,
         )
     except InvalidArgumentError as error:
         return error

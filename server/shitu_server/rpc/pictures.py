@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
 
 from shitu.v1 import gallery_pb2 as pb
+from shitu_models.boxes import Boxes
 from shitu_server.admission import Admission, patiently
 from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
-from shitu_server.pipeline import Pipeline
+from shitu_server.gallery.digests import picture_digest
+from shitu_server.pipeline import Pipeline, SearchTarget
+from shitu_server.reembedding import Reembedding, ReembedProgress
 from shitu_server.rpc.item_sources import EncoderIdentity, MaybeItem, PreparedItems, PreparedQueries, vector_item
-from shitu_server.types import GalleryInfo, NewItem, Vectors
+from shitu_server.types import Gallery, GalleryInfo, NewItem, Vectors
 from shitu_server.wire.galleries import metadata_of, vector_of
 from shitu_server.wire.recognition import boxes_of
 
@@ -31,8 +34,9 @@ class PictureItems:
 
     all_or_nothing: Final = False
 
-    def __init__(self, pipeline: Pipeline, bulk_calls: Admission) -> None:
+    def __init__(self, pipeline: Pipeline, gallery: Gallery, bulk_calls: Admission) -> None:
         self._pipeline = pipeline
+        self._gallery = gallery
         self._bulk_calls = bulk_calls
 
     def encoder_named(self, name: str) -> EncoderIdentity:
@@ -65,16 +69,16 @@ class PictureItems:
         with self._bulk_calls.admit():
             return PreparedItems(await _side_by_side(one, messages), named)
 
-    async def query_vectors(
-        self, queries: Sequence[pb.Query], encoder_fingerprint: str, gallery: str, deadline_s: float | None
-    ) -> PreparedQueries:
+    async def query_vectors(self, request: pb.SearchRequest, deadline_s: float | None) -> PreparedQueries:
         """See `ItemSource`."""
-        encoder = None
+        queries, fingerprint = request.queries, request.encoder_fingerprint
+        target = None
         if any(query.WhichOneof("source") == "image" for query in queries):
-            encoder = await self._encoder_for(gallery, encoder_fingerprint, deadline_s)
+            target = await self._target(request.gallery, fingerprint, deadline_s)
+        encoder = target.encoder if target is not None else None
 
         async def one(index: int, query: pb.Query) -> Vectors:
-            vector = partial(self._query_vector, query, f"queries[{index}]", encoder, encoder_fingerprint, deadline_s)
+            vector = partial(self._query_vector, query, f"queries[{index}]", encoder, fingerprint, deadline_s)
             # A single query is refused at once, like any request; many are a bulk call.
             return await vector() if len(queries) == 1 else await patiently(vector, deadline_s)
 
@@ -83,13 +87,24 @@ class PictureItems:
             raise EncoderMismatchError(
                 f"queries: expected vectors of one encoder, got lengths {sorted({len(row) for row in rows})}"
             )
-        named = encoder.fingerprint if encoder is not None else encoder_fingerprint
-        return PreparedQueries(np.stack(rows), named)
+        if target is None:
+            return PreparedQueries(np.stack(rows), fingerprint, request.gallery, request.generation)
+        generation = request.generation or target.generation
+        return PreparedQueries(np.stack(rows), target.encoder.fingerprint, target.gallery, generation)
 
-    async def _encoder_for(self, gallery: str, encoder_fingerprint: str, deadline_s: float | None) -> ServedEncoder:
+    async def reembedding(
+        self, gallery: str, encoder: str, deadline_s: float | None
+    ) -> AsyncGenerator[ReembedProgress, None]:
+        """See `ItemSource`. It is one bulk call, however long it lasts."""
+        served = self._pipeline.encoders.named(encoder)
+        with self._bulk_calls.admit():
+            async for progress in Reembedding(self._pipeline, self._gallery, served, deadline_s).run(gallery):
+                yield progress
+
+    async def _target(self, gallery: str, encoder_fingerprint: str, deadline_s: float | None) -> SearchTarget:
         if encoder_fingerprint:
-            return self._pipeline.encoders.identified(encoder_fingerprint, "queries: ")
-        return await self._pipeline.encoder_of(gallery, deadline_s=deadline_s)
+            return SearchTarget(self._pipeline.encoders.identified(encoder_fingerprint, "queries: "), gallery, 0)
+        return await self._pipeline.target(gallery, deadline_s=deadline_s, ask=True)
 
     async def _query_vector(
         self,
@@ -104,7 +119,7 @@ class PictureItems:
             _check_named(encoder_fingerprint)
             return vector_of(query.vector, f"{field}.vector")
         if source is None:
-            raise InvalidArgumentError(field, "expected an image or a vector, got neither")
+            raise InvalidArgumentError(field, "expected an image, a vector or an item's id, got none of them")
         assert encoder is not None  # there is an image
         embedded = await self._pipeline.embed_item(
             query.image, boxes_of(()), encoder, field_name=field, deadline_s=deadline_s
@@ -115,20 +130,21 @@ class PictureItems:
         self, message: pb.NewItem, field: str, encoder_fingerprint: str, deadline_s: float | None
     ) -> MaybeItem:
         _check_named(encoder_fingerprint)
-        if not message.image:
-            return vector_item(message, field)
         kept = pb.NewItem()
         kept.CopyFrom(message)
-        boxes = boxes_of([message.box] if message.HasField("box") else [])
-        kept.image = await self._pipeline.preview(message.image, boxes, field_name=field, deadline_s=deadline_s)
+        kept.image_digest = b""
+        if message.image:
+            boxes = _boxes_of(message, field)
+            kept.image = await self._pipeline.preview(message.image, boxes, field_name=field, deadline_s=deadline_s)
+            kept.image_digest = picture_digest(message.image, boxes, detect=False)
         return vector_item(kept, field)
 
     async def _from_picture(
         self, message: pb.NewItem, field: str, encoder: ServedEncoder, deadline_s: float | None
     ) -> NewItem:
-        boxes = boxes_of([message.box] if message.HasField("box") else [])
+        boxes = _boxes_of(message, field)
         embedded = await self._pipeline.embed_item(
-            message.image, boxes, encoder, field_name=field, deadline_s=deadline_s
+            message.image, boxes, encoder, field_name=field, deadline_s=deadline_s, detect=message.detect
         )
         return NewItem(
             id=message.id,
@@ -136,7 +152,15 @@ class PictureItems:
             vector=embedded.vector,
             metadata=metadata_of(message.metadata, f"{field}.metadata"),
             thumbnail=embedded.thumbnail,
+            image_digest=picture_digest(message.image, boxes, detect=message.detect),
         )
+
+
+def _boxes_of(message: pb.NewItem, field: str) -> Boxes:
+    """Return the one box of an item, or none. Raises InvalidArgumentError where the detector shall find it too."""
+    if message.detect and (message.HasField("box") or message.HasField("vector")):
+        raise InvalidArgumentError(f"{field}.detect", "expected detect alone, got a box or a vector too")
+    return boxes_of([message.box] if message.HasField("box") else [])
 
 
 async def _side_by_side(work: Callable[[int, M], Awaitable[R]], messages: Sequence[M]) -> list[R]:

@@ -13,7 +13,8 @@ from shitu_server.admission import Admission, patiently
 from shitu_server.encoders import ServedEncoder
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.pipeline import Pipeline
-from shitu_server.rpc.interceptors import Context, deadline_of, status_of
+from shitu_server.rpc.handlers import Context
+from shitu_server.rpc.interceptors import deadline_of, status_of
 from shitu_server.wire.encoders import encoders_response
 from shitu_server.wire.recognition import boxes_of, detect_response, embed_response, options_of, recognize_response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,15 +13,27 @@ from numpy.typing import NDArray
 from shitu.v1 import gallery_pb2, types_pb2
 from shitu_server.errors import InvalidArgumentError
 from shitu_server.types import (
+    Added,
     GalleryInfo,
     GalleryState,
     Hit,
     Item,
+    ItemUpdate,
     JsonValue,
     Metadata,
     NewItem,
+    SearchOptions,
     SearchResult,
     Vectors,
+)
+from shitu_server.wire.filters import filter_message
+from shitu_server.wire.options import (
+    field_messages,
+    index_kind_value,
+    index_status_message,
+    index_status_of,
+    metric_value,
+    options_of,
 )
 
 MOST_NESTING: Final = 32
@@ -66,6 +79,12 @@ def gallery_message(info: GalleryInfo) -> gallery_pb2.Gallery:
         item_count=info.item_count,
         state=state_message(info.state),
         create_time=_timestamp(info.create_time_s),
+        metric=metric_value(info.options.metric),
+        index_kind=index_kind_value(info.options.index_kind),
+        fields=field_messages(info.options),
+        aliases=info.aliases,
+        index=index_status_message(info.index),
+        previous_generation=info.previous_generation,
     )
 
 
@@ -78,6 +97,10 @@ def gallery_of(message: gallery_pb2.Gallery) -> GalleryInfo:
         item_count=message.item_count,
         state=state_of(message.state),
         create_time_s=_seconds(message.create_time),
+        options=options_of(message),
+        aliases=tuple(message.aliases),
+        index=index_status_of(message.index),
+        previous_generation=message.previous_generation,
     )
 
 
@@ -89,6 +112,22 @@ def new_item_message(item: NewItem) -> gallery_pb2.NewItem:
         metadata=struct_message(item.metadata) if item.metadata else None,
         image=item.thumbnail,
         vector=vector_message(item.vector),
+        image_digest=item.image_digest,
+    )
+
+
+def item_update_message(update: ItemUpdate) -> gallery_pb2.ItemUpdate:
+    """Return a change of an item as a message."""
+    metadata = None if update.metadata is None else struct_message(update.metadata)
+    return gallery_pb2.ItemUpdate(id=update.id, label=update.label, metadata=metadata)
+
+
+def item_update_of(message: gallery_pb2.ItemUpdate, field: str) -> ItemUpdate:
+    """Return the change of an item that a message tells. Raises InvalidArgumentError (metadata)."""
+    return ItemUpdate(
+        message.id,
+        message.label if message.HasField("label") else None,
+        metadata_of(message.metadata, f"{field}.metadata") if message.HasField("metadata") else None,
     )
 
 
@@ -101,6 +140,8 @@ def item_message(item: Item) -> gallery_pb2.Item:
         thumbnail=item.thumbnail,
         vector=None if item.vector is None else vector_message(item.vector),
         update_time=_timestamp(item.update_time_s),
+        image_digest=item.image_digest,
+        sequence=item.sequence,
     )
 
 
@@ -113,6 +154,8 @@ def item_of(message: gallery_pb2.Item) -> Item:
         thumbnail=message.thumbnail,
         vector=vector_of(message.vector, "vector") if message.HasField("vector") else None,
         update_time_s=_seconds(message.update_time),
+        image_digest=message.image_digest,
+        sequence=message.sequence,
     )
 
 
@@ -122,15 +165,18 @@ def match_message(hit: Hit) -> types_pb2.Match:
 
 
 def search_request(
-    gallery: str, queries: Vectors, encoder_fingerprint: str, top_k: int, min_score: float
+    gallery: str, queries: Vectors, encoder_fingerprint: str, options: SearchOptions
 ) -> gallery_pb2.SearchRequest:
     """Return a request for the neighbours of vectors, float32 [n, dimension]."""
     return gallery_pb2.SearchRequest(
         gallery=gallery,
         queries=[gallery_pb2.Query(vector=vector_message(query)) for query in queries],
-        top_k=top_k,
-        match_threshold=min_score,
+        top_k=options.top_k,
+        match_threshold=None if math.isinf(options.min_score) else options.min_score,
         encoder_fingerprint=encoder_fingerprint,
+        where=None if options.where is None else filter_message(options.where),
+        matches_per_label=options.per_label,
+        generation=options.generation,
     )
 
 
@@ -223,6 +269,12 @@ def _seconds(message: timestamp_pb2.Timestamp) -> float:
     return message.ToMicroseconds() / 1_000_000
 
 
-def replaced_of(results: Sequence[gallery_pb2.AddItemResult]) -> tuple[bool, ...]:
-    """Return which items replaced another, of results without an error."""
-    return tuple(result.added.replaced for result in results)
+def added_message(added: Added) -> gallery_pb2.AddedItem:
+    """Return what became of an item."""
+    return gallery_pb2.AddedItem(replaced=added.replaced, duplicate_of=added.duplicate_of, skipped=added.skipped)
+
+
+def added_of(results: Sequence[gallery_pb2.AddItemResult]) -> tuple[Added, ...]:
+    """Return what became of items, of results without an error."""
+    outcomes = (result.added for result in results)
+    return tuple(Added(added.replaced, added.duplicate_of, added.skipped) for added in outcomes)

@@ -12,6 +12,7 @@ from shitu_models.boxes import Boxes
 from shitu_server.recognitions import Detection, Embedding, Recognition, RecognizedObject, RecognizeOptions
 from shitu_server.timings import StageTimings
 from shitu_server.types import BoxSource
+from shitu_server.wire.filters import filter_of
 from shitu_server.wire.galleries import match_message, state_message, vector_message
 
 _SOURCES: Final = {
@@ -28,7 +29,7 @@ def boxes_of(messages: Sequence[types_pb2.Box]) -> Boxes:
 
 
 def options_of(message: recognition_pb2.RecognizeOptions) -> RecognizeOptions:
-    """Return the options of a request; a field that is unset becomes None."""
+    """Return the options of a request; a field that is unset becomes None. Raises InvalidArgumentError (where)."""
     return RecognizeOptions(
         detection_threshold=message.detection_threshold if message.HasField("detection_threshold") else None,
         match_threshold=message.match_threshold if message.HasField("match_threshold") else None,
@@ -36,6 +37,8 @@ def options_of(message: recognition_pb2.RecognizeOptions) -> RecognizeOptions:
         boxes=boxes_of(message.boxes),
         skip_detection=message.skip_detection,
         max_objects=message.max_objects if message.HasField("max_objects") else None,
+        where=filter_of(message.where, "options.where") if message.HasField("where") else None,
+        matches_per_label=message.matches_per_label,
     )
 
 

@@ -19,9 +19,11 @@ from shitu_server.errors import (
     InvalidImageError,
     NotFoundError,
     OverloadedError,
+    PreconditionError,
     ShituError,
     StorageError,
     UnavailableError,
+    UnsupportedError,
 )
 
 M = TypeVar("M", bound=message.Message)
@@ -37,6 +39,8 @@ CODES: Final[dict[type[ShituError], grpc.StatusCode]] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     EncoderMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -158,6 +162,14 @@ _BUILDERS: Final[dict[str, Callable[[status_pb2.Status], ShituError]]] = {
     **{kind.reason: _retryable(kind) for kind in (OverloadedError, UnavailableError)},
     **{
         kind.reason: _plain(kind)
-        for kind in (EncoderMismatchError, DeadlineExceededError, StorageError, ConfigurationError, InternalError)
+        for kind in (
+            EncoderMismatchError,
+            PreconditionError,
+            UnsupportedError,
+            DeadlineExceededError,
+            StorageError,
+            ConfigurationError,
+            InternalError,
+        )
     },
 }

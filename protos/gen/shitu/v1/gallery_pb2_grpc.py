@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class GalleryServiceStub:
     """Galleries of labelled vectors. A write that was acknowledged is on disk and visible to every following search, whichever
-    gateway answers it.
+    gateway answers it. Wherever the name of a gallery is taken, an alias will do.
     """
 
     def __init__(self, channel):
@@ -76,16 +76,56 @@ class GalleryServiceStub:
                 request_serializer=shitu_dot_v1_dot_gallery__pb2.GetItemRequest.SerializeToString,
                 response_deserializer=shitu_dot_v1_dot_gallery__pb2.GetItemResponse.FromString,
                 _registered_method=True)
+        self.UpdateItems = channel.unary_unary(
+                '/shitu.v1.GalleryService/UpdateItems',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.UpdateItemsRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.UpdateItemsResponse.FromString,
+                _registered_method=True)
         self.Search = channel.unary_unary(
                 '/shitu.v1.GalleryService/Search',
                 request_serializer=shitu_dot_v1_dot_gallery__pb2.SearchRequest.SerializeToString,
                 response_deserializer=shitu_dot_v1_dot_gallery__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/shitu.v1.GalleryService/SetAlias',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/shitu.v1.GalleryService/DeleteAlias',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.Snapshot = channel.unary_stream(
+                '/shitu.v1.GalleryService/Snapshot',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.SnapshotResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.stream_unary(
+                '/shitu.v1.GalleryService/Restore',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Reembed = channel.unary_stream(
+                '/shitu.v1.GalleryService/Reembed',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.ReembedRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.ReembedResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/shitu.v1.GalleryService/Rollback',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.GetCapabilities = channel.unary_unary(
+                '/shitu.v1.GalleryService/GetCapabilities',
+                request_serializer=shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesRequest.SerializeToString,
+                response_deserializer=shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesResponse.FromString,
+                _registered_method=True)
 
 
 class GalleryServiceServicer:
     """Galleries of labelled vectors. A write that was acknowledged is on disk and visible to every following search, whichever
-    gateway answers it.
+    gateway answers it. Wherever the name of a gallery is taken, an alias will do.
     """
 
     def CreateGallery(self, request, context):
@@ -139,8 +179,65 @@ class GalleryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateItems(self, request, context):
+        """Changes labels and metadata of items that are there; their vectors stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Search(self, request, context):
-        """Nearest items of pictures or vectors.
+        """Nearest items of pictures, vectors or stored items.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Makes an alias, or moves it to another gallery, at once for all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Snapshot(self, request, context):
+        """The gallery as it is when the call begins, as the bytes of one file; a later Restore makes a gallery of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request_iterator, context):
+        """The first message names the gallery to be made, all bring the bytes of the file in order. There is no gallery until the whole
+        file has come and its checksums are right.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reembed(self, request, context):
+        """Embeds the pictures of all items with another encoder while the gallery is served, then publishes the result at once for all.
+        Called again after it was interrupted, it goes on. At a gateway only: the gallery process runs no encoder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Brings back the generation before the last Reembed; again, it undoes that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCapabilities(self, request, context):
+        """What this server's gallery backend promises.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,10 +286,50 @@ def add_GalleryServiceServicer_to_server(servicer, server):
                     request_deserializer=shitu_dot_v1_dot_gallery__pb2.GetItemRequest.FromString,
                     response_serializer=shitu_dot_v1_dot_gallery__pb2.GetItemResponse.SerializeToString,
             ),
+            'UpdateItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateItems,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.UpdateItemsRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.UpdateItemsResponse.SerializeToString,
+            ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
                     request_deserializer=shitu_dot_v1_dot_gallery__pb2.SearchRequest.FromString,
                     response_serializer=shitu_dot_v1_dot_gallery__pb2.SearchResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.SetAliasRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.SnapshotRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.SnapshotResponse.SerializeToString,
+            ),
+            'Restore': grpc.stream_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.RestoreRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.RestoreResponse.SerializeToString,
+            ),
+            'Reembed': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reembed,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.ReembedRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.ReembedResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.RollbackRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.RollbackResponse.SerializeToString,
+            ),
+            'GetCapabilities': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCapabilities,
+                    request_deserializer=shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesRequest.FromString,
+                    response_serializer=shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -204,7 +341,7 @@ def add_GalleryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GalleryService:
     """Galleries of labelled vectors. A write that was acknowledged is on disk and visible to every following search, whichever
-    gateway answers it.
+    gateway answers it. Wherever the name of a gallery is taken, an alias will do.
     """
 
     @staticmethod
@@ -424,6 +561,33 @@ class GalleryService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.GalleryService/UpdateItems',
+            shitu_dot_v1_dot_gallery__pb2.UpdateItemsRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.UpdateItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Search(request,
             target,
             options=(),
@@ -440,6 +604,195 @@ class GalleryService:
             '/shitu.v1.GalleryService/Search',
             shitu_dot_v1_dot_gallery__pb2.SearchRequest.SerializeToString,
             shitu_dot_v1_dot_gallery__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.GalleryService/SetAlias',
+            shitu_dot_v1_dot_gallery__pb2.SetAliasRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.GalleryService/DeleteAlias',
+            shitu_dot_v1_dot_gallery__pb2.DeleteAliasRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shitu.v1.GalleryService/Snapshot',
+            shitu_dot_v1_dot_gallery__pb2.SnapshotRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.SnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/shitu.v1.GalleryService/Restore',
+            shitu_dot_v1_dot_gallery__pb2.RestoreRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reembed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shitu.v1.GalleryService/Reembed',
+            shitu_dot_v1_dot_gallery__pb2.ReembedRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.ReembedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.GalleryService/Rollback',
+            shitu_dot_v1_dot_gallery__pb2.RollbackRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCapabilities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shitu.v1.GalleryService/GetCapabilities',
+            shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesRequest.SerializeToString,
+            shitu_dot_v1_dot_gallery__pb2.GetCapabilitiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

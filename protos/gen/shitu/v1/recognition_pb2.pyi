@@ -71,20 +71,24 @@ class RecognizeRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., gallery: _Optional[str] = ..., options: _Optional[_Union[RecognizeOptions, _Mapping]] = ...) -> None: ...
 
 class RecognizeOptions(_message.Message):
-    __slots__ = ("detection_threshold", "match_threshold", "top_k", "boxes", "skip_detection", "max_objects")
+    __slots__ = ("detection_threshold", "match_threshold", "top_k", "boxes", "skip_detection", "max_objects", "where", "matches_per_label")
     DETECTION_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     MATCH_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     BOXES_FIELD_NUMBER: _ClassVar[int]
     SKIP_DETECTION_FIELD_NUMBER: _ClassVar[int]
     MAX_OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_PER_LABEL_FIELD_NUMBER: _ClassVar[int]
     detection_threshold: float
     match_threshold: float
     top_k: int
     boxes: _containers.RepeatedCompositeFieldContainer[_types_pb2.Box]
     skip_detection: bool
     max_objects: int
-    def __init__(self, detection_threshold: _Optional[float] = ..., match_threshold: _Optional[float] = ..., top_k: _Optional[int] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ..., skip_detection: _Optional[bool] = ..., max_objects: _Optional[int] = ...) -> None: ...
+    where: _types_pb2.Filter
+    matches_per_label: int
+    def __init__(self, detection_threshold: _Optional[float] = ..., match_threshold: _Optional[float] = ..., top_k: _Optional[int] = ..., boxes: _Optional[_Iterable[_Union[_types_pb2.Box, _Mapping]]] = ..., skip_detection: _Optional[bool] = ..., max_objects: _Optional[int] = ..., where: _Optional[_Union[_types_pb2.Filter, _Mapping]] = ..., matches_per_label: _Optional[int] = ...) -> None: ...
 
 class RecognizeResponse(_message.Message):
     __slots__ = ("objects", "image_width", "image_height", "encoder_fingerprint", "gallery_state", "timings")

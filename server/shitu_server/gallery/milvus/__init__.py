@@ -1,0 +1,1 @@
+"""Galleries in a Milvus server, for more vectors than one machine holds."""

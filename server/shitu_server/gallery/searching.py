@@ -1,0 +1,140 @@
+"""Searches of galleries in this process: checked, batched with those of other calls, and answered from one moment's items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from shitu_server.errors import InvalidArgumentError, StorageError, UnavailableError
+from shitu_server.filters import Filter, check_filter
+from shitu_server.gallery.batcher import QueryBatcher
+from shitu_server.gallery.catalogue import Catalogue, LiveGallery
+from shitu_server.gallery.checks import check_encoder, kept_vectors
+from shitu_server.gallery.index import Found, prepare_faiss
+from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
+from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
+from shitu_server.gallery.refusals import no_gallery
+from shitu_server.gallery.search_checks import check_search
+from shitu_server.gallery.waiting import within
+from shitu_server.types import GalleryState, Hit, SearchOptions, SearchResult, Vectors
+
+_JSON: Final = json.JSONDecoder()
+"""Its `raw_decode` takes a third of the time of `json.loads`, which first looks what kind of text it is."""
+RETRY_AFTER_S: Final = 0.1
+INLINE_CHARACTERS: Final = 64 * 1024
+"""JSON that is read in about 1 ms."""
+
+
+class _BatchKey(NamedTuple):
+    name: str
+    generation: int
+    top_k: int
+    where: Filter | None
+    per_label: int
+
+
+class _Answer(NamedTuple):
+    found: Sequence[Found]
+    state: GalleryState
+
+
+class GallerySearch:
+    """One thread searches, batch after batch."""
+
+    def __init__(self, catalogue: Callable[[], Catalogue], limits: GalleryLimits, batching: BatchingOptions) -> None:
+        """Start with a running event loop.
+
+        Args:
+            catalogue: what there is at the moment.
+            limits: of a search and of what waits.
+            batching: of queries.
+        """
+        self._catalogue = catalogue
+        self._limits = limits
+        self._executor = ThreadPoolExecutor(
+            1, "gallery-search", initializer=prepare_faiss, initargs=(batching.thread_count,)
+        )
+        self._batcher: QueryBatcher[_BatchKey, _Answer] = QueryBatcher(
+            self._search_batch,
+            self._executor,
+            delay_s=batching.delay_s,
+            batch_queries=batching.batch_queries,
+            queue_queries=limits.search_queue_queries,
+        )
+
+    async def close(self) -> None:
+        """Stop; searches that wait get UnavailableError."""
+        await self._batcher.close()
+        self._executor.shutdown()
+
+    async def search(
+        self,
+        name: str,
+        queries: Vectors,
+        encoder_fingerprint: str,
+        options: SearchOptions,
+        deadline_s: float | None,
+    ) -> SearchResult:
+        """See `types.Gallery`."""
+        info = self._answering(name, options.generation).info
+        check_encoder(info.name, info.encoder_fingerprint, encoder_fingerprint)
+        check_search(options, info.options.metric, self._limits)
+        if options.where is not None:
+            check_filter(options.where, info.options.fields)
+        if not len(queries):
+            raise InvalidArgumentError("queries", "expected at least 1 query, came none")
+        kept = kept_vectors(queries, info.dimension, info.options.metric, lambda row: f"queries[{row}].vector")
+        key = _BatchKey(info.name, info.state.generation, options.top_k, options.where, options.per_label)
+
+        async def search_part(part: Vectors) -> SearchResult:
+            answers = await within(self._batcher.submit(key, part, deadline_s), deadline_s)
+            found = [_over(options.min_score, answer.found) for answer in answers]
+            return SearchResult(await self._hits(found), answers[0].state)
+
+        most_hits = options.top_k * max(1, options.per_label)
+        return await search_in_parts(search_part, kept, queries_per_part(self._limits, most_hits))
+
+    def _search_batch(self, key: _BatchKey, queries: Vectors) -> list[_Answer]:
+        """Search what is there now: every write that was acknowledged before these queries came is in it."""
+        live = self._answering(key.name, key.generation)
+        if live.snapshot is None:
+            raise UnavailableError(f'gallery "{key.name}" is being rebuilt')
+        found = live.snapshot.search(queries, key.top_k, key.where, key.per_label)
+        return [_Answer(row, live.info.state) for row in found]
+
+    def _answering(self, name: str, generation: int) -> LiveGallery:
+        """Return the gallery, in the generation that is asked for."""
+        catalogue = self._catalogue()
+        if catalogue.find(name) is None:
+            raise no_gallery(name)
+        live = catalogue.at(name, generation) if generation else catalogue.find(name)
+        if live is None:
+            raise UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
+        if live.damage:
+            raise StorageError(live.damage)
+        return live
+
+    async def _hits(self, found: Sequence[Sequence[Found]]) -> tuple[tuple[Hit, ...], ...]:
+        characters = sum(len(one.entry.metadata_json) for row in found for one in row)
+        most = self._limits.hits_metadata_characters
+        if characters > most:
+            raise InvalidArgumentError(
+                "top_k",
+                f"the hits hold {characters} characters of metadata, over {most} of one call; ask for fewer hits",
+            )
+        return await built(lambda: tuple(tuple(map(_hit, row)) for row in found), large=characters > INLINE_CHARACTERS)
+
+
+def _over(least: float, found: Sequence[Found]) -> Sequence[Found]:
+    """Return what scores so much; best first, so that mostly one look tells that all do."""
+    if not found or found[-1].score >= least:
+        return found
+    return [one for one in found if one.score >= least]
+
+
+def _hit(found: Found) -> Hit:
+    entry = found.entry
+    metadata, _ = _JSON.raw_decode(entry.metadata_json)
+    return Hit(entry.item_id, entry.label, found.score, metadata)
