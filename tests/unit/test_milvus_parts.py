@@ -62,7 +62,7 @@ def test_expressions(where, wanted):
 def test_no_character_of_a_text_has_a_meaning(text):
     written = literal(text)
     assert re.fullmatch(r'"([A-Za-z0-9 .,-]|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*"', written)
-    read = re.sub(r"\\[uU]([0-9a-f]{8}|[0-9a-f]{4})", lambda match: chr(int(match[1], 16)), written[1:-1])
+    read = re.sub(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})", lambda match: chr(int(match[1] or match[2], 16)), written[1:-1])
     assert read == text
 
 
