@@ -211,6 +211,11 @@ class SearchOptions:
     generation: int = 0
     """The generation that must answer: the live one, or for a while the one before it; 0 takes the live one."""
 
+    @property
+    def most_hits(self) -> int:
+        """Of one query."""
+        return self.top_k * max(1, self.per_label)
+
 
 @dataclass(frozen=True)
 class Capabilities:

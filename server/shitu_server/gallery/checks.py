@@ -202,7 +202,7 @@ def kept_vectors(vectors: Vectors, dimension: int, metric: Metric, field: FieldN
     """
     if metric is Metric.INNER_PRODUCT:
         return unit_vectors(vectors, dimension, field)
-    lengths = _lengths(vectors, dimension, field)
+    _, lengths = _measured(vectors, dimension, field)
     usable = lengths <= LARGEST_NORM  # False for NaN too
     if not usable.all():
         row = int(np.argmin(usable))
@@ -219,18 +219,18 @@ def unit_vectors(vectors: Vectors, dimension: int, field: FieldNames) -> Vectors
         InvalidArgumentError: NaN, infinite, all zero, or not two-dimensional.
         EncoderMismatchError: not `dimension` long.
     """
-    lengths = _lengths(vectors, dimension, field)
+    wide, lengths = _measured(vectors, dimension, field)
     usable = np.isfinite(lengths) & (lengths > 0)
     if not usable.all():
         row = int(np.argmin(usable))
         problem = "all numbers are zero" if np.isfinite(vectors[row]).all() else "a number is NaN or infinite"
         raise InvalidArgumentError(field(row), f"{problem}; a vector must have a direction")
-    units: Vectors = np.ascontiguousarray(vectors.astype(np.float64) / lengths[:, np.newaxis], dtype=np.float32)
+    units: Vectors = np.ascontiguousarray(wide / lengths[:, np.newaxis], dtype=np.float32)
     return units
 
 
-def _lengths(vectors: Vectors, dimension: int, field: FieldNames) -> NDArray[np.float64]:
-    """Return float64 [n]. Raises as `kept_vectors`, for the shape."""
+def _measured(vectors: Vectors, dimension: int, field: FieldNames) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the vectors, float64 [n, dimension], and their lengths [n]. Raises as `kept_vectors`, for the shape."""
     if vectors.ndim != 2:  # noqa: PLR2004  # [n, dimension]
         raise InvalidArgumentError(field(0), f"expected numbers in one row, came {vectors.ndim - 1} dimensions")
     if vectors.shape[1] != dimension:
@@ -240,7 +240,7 @@ def _lengths(vectors: Vectors, dimension: int, field: FieldNames) -> NDArray[np.
         )
     wide = vectors.astype(np.float64)  # the norm of large float32 numbers is over their range
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    return lengths
+    return wide, lengths
 
 
 def _metadata_json(field: str, metadata: Metadata, most_bytes: int) -> str:

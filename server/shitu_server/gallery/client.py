@@ -224,7 +224,7 @@ class GalleryClient:
             reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
             return await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
 
-        part_queries = queries_per_part(_LIMITS, options.top_k * max(1, options.per_label))
+        part_queries = queries_per_part(_LIMITS, options.most_hits)
         if len(queries) > part_queries:  # an error of a part would name the query by its place in that part
             unit_vectors(queries, queries.shape[-1], lambda row: f"queries[{row}].vector")
         return await search_in_parts(search_part, queries, part_queries)

@@ -71,6 +71,11 @@ class GalleryRows:
         """Return the generation before the live one."""
         return self._one("previous_of = ?", name)
 
+    def previous(self) -> dict[str, int]:
+        """Return the generation before the live one, by name; of galleries that have one."""
+        query = "SELECT previous_of, generation FROM galleries WHERE previous_of IS NOT NULL"
+        return dict(self._connection.execute(query))
+
     def at(self, generation: int) -> GalleryRow | None:
         """Return a generation."""
         return self._one("generation = ?", generation)

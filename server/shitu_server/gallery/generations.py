@@ -10,6 +10,7 @@ from shitu_server.gallery.checks import CheckedItem, shown
 from shitu_server.gallery.gallery_rows import GalleryRow
 from shitu_server.gallery.item_rows import StoredItem
 from shitu_server.gallery.limits import GalleryLimits
+from shitu_server.gallery.refusals import made_anew
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.gallery.writes import (
     Recorded,
@@ -19,7 +20,6 @@ from shitu_server.gallery.writes import (
     check_not_taken,
     hidden,
     live,
-    made_anew,
     putting,
 )
 from shitu_server.types import Draft, DraftItem, GalleryOptions

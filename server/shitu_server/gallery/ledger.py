@@ -214,10 +214,8 @@ class Ledger:
         """Show all galleries as they are stored. Raises sqlite3.Error."""
         rows = self._store.galleries.live()
         aliases = self._store.galleries.aliases()
-        galleries = {}
-        for row in rows:
-            previous = self._store.galleries.previous_of(row.name)
-            galleries[row.name] = self._shown(row, aliases, 0 if previous is None else previous.generation)
+        previous = self._store.galleries.previous()
+        galleries = {row.name: self._shown(row, aliases, previous.get(row.name, 0)) for row in rows}
         seen = self.catalogue
         for name, live in seen.galleries.items():
             replaced_by = galleries.get(name)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from shitu_server.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from typing import Final
+
+from shitu_server.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnavailableError
 from shitu_server.gallery.checks import MOST_SHOWN, shown
+
+RETRY_AFTER_S: Final = 0.1
 
 
 def no_gallery(name: str) -> NotFoundError:
     """Return the error for a gallery that is not there."""
     return NotFoundError("gallery", name[:MOST_SHOWN], f"there is no gallery {shown(name)}")
+
+
+def made_anew(name: str) -> UnavailableError:
+    """Return the error for a gallery that is another one than the call began with."""
+    return UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
 
 
 def no_alias(alias: str) -> NotFoundError:

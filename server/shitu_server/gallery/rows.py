@@ -70,11 +70,6 @@ class RowsView:
         free: Mask = self.positions == NOT_INDEXED
         return free if self.alive is None else free & self.alive
 
-    @cached_property
-    def outside_count(self) -> int:
-        """How many rows are `outside`."""
-        return len(self.vectors) if self.outside is None else int(np.count_nonzero(self.outside))
-
 
 class Rows:
     """A chunk: rows in the order they came. Only the writer touches it; `view` is for everyone."""

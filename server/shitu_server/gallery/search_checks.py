@@ -5,9 +5,27 @@ from __future__ import annotations
 import math
 
 from shitu_server.errors import InvalidArgumentError
-from shitu_server.gallery.checks import check_range
+from shitu_server.filters import check_filter
+from shitu_server.gallery.checks import check_range, kept_vectors
 from shitu_server.gallery.limits import GalleryLimits
-from shitu_server.types import Metric, SearchOptions
+from shitu_server.types import GalleryOptions, Metric, SearchOptions, Vectors
+
+
+def checked_queries(
+    queries: Vectors, dimension: int, options: SearchOptions, gallery: GalleryOptions, limits: GalleryLimits
+) -> Vectors:
+    """Return queries as a gallery is asked with them, see `kept_vectors`.
+
+    Raises:
+        InvalidArgumentError: the options, the filter or a query make no sense, or there is no query.
+        EncoderMismatchError: a query is not `dimension` long.
+    """
+    check_search(options, gallery.metric, limits)
+    if options.where is not None:
+        check_filter(options.where, gallery.fields)
+    if not len(queries):
+        raise InvalidArgumentError("queries", "expected at least 1 query, came none")
+    return kept_vectors(queries, dimension, gallery.metric, lambda row: f"queries[{row}].vector")
 
 
 def check_search(options: SearchOptions, metric: Metric, limits: GalleryLimits) -> None:

@@ -8,21 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from shitu_server.errors import InvalidArgumentError, StorageError, UnavailableError
-from shitu_server.filters import Filter, check_filter
+from shitu_server.filters import Filter
 from shitu_server.gallery.batcher import QueryBatcher
 from shitu_server.gallery.catalogue import Catalogue, LiveGallery
-from shitu_server.gallery.checks import check_encoder, kept_vectors
+from shitu_server.gallery.checks import check_encoder
 from shitu_server.gallery.index import Found, prepare_faiss
 from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
-from shitu_server.gallery.refusals import no_gallery
-from shitu_server.gallery.search_checks import check_search
+from shitu_server.gallery.refusals import made_anew, no_gallery
+from shitu_server.gallery.search_checks import checked_queries
 from shitu_server.gallery.waiting import within
 from shitu_server.types import GalleryState, Hit, SearchOptions, SearchResult, Vectors
 
 _JSON: Final = json.JSONDecoder()
 """Its `raw_decode` takes a third of the time of `json.loads`, which first looks what kind of text it is."""
-RETRY_AFTER_S: Final = 0.1
 INLINE_CHARACTERS: Final = 64 * 1024
 """JSON that is read in about 1 ms."""
 
@@ -80,12 +79,7 @@ class GallerySearch:
         """See `types.Gallery`."""
         info = self._answering(name, options.generation).info
         check_encoder(info.name, info.encoder_fingerprint, encoder_fingerprint)
-        check_search(options, info.options.metric, self._limits)
-        if options.where is not None:
-            check_filter(options.where, info.options.fields)
-        if not len(queries):
-            raise InvalidArgumentError("queries", "expected at least 1 query, came none")
-        kept = kept_vectors(queries, info.dimension, info.options.metric, lambda row: f"queries[{row}].vector")
+        kept = checked_queries(queries, info.dimension, options, info.options, self._limits)
         key = _BatchKey(info.name, info.state.generation, options.top_k, options.where, options.per_label)
 
         async def search_part(part: Vectors) -> SearchResult:
@@ -93,8 +87,7 @@ class GallerySearch:
             found = [_over(options.min_score, answer.found) for answer in answers]
             return SearchResult(await self._hits(found), answers[0].state)
 
-        most_hits = options.top_k * max(1, options.per_label)
-        return await search_in_parts(search_part, kept, queries_per_part(self._limits, most_hits))
+        return await search_in_parts(search_part, kept, queries_per_part(self._limits, options.most_hits))
 
     def _search_batch(self, key: _BatchKey, queries: Vectors) -> list[_Answer]:
         """Search what is there now: every write that was acknowledged before these queries came is in it."""
@@ -111,7 +104,7 @@ class GallerySearch:
             raise no_gallery(name)
         live = catalogue.at(name, generation) if generation else catalogue.find(name)
         if live is None:
-            raise UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
+            raise made_anew(name)
         if live.damage:
             raise StorageError(live.damage)
         return live

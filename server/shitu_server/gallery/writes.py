@@ -6,23 +6,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from shitu_server.errors import StorageError, UnavailableError
+from shitu_server.errors import StorageError
 from shitu_server.gallery.checks import CheckedItem, CheckedUpdate
 from shitu_server.gallery.gallery_rows import GalleryRow
 from shitu_server.gallery.index import Entry, GalleryIndex
 from shitu_server.gallery.item_rows import StoredItem
 from shitu_server.gallery.limits import GalleryLimits
-from shitu_server.gallery.refusals import alias_taken, is_alias, name_taken, no_alias, no_gallery
+from shitu_server.gallery.refusals import alias_taken, is_alias, made_anew, name_taken, no_alias, no_gallery
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import Added, AddResult, GalleryOptions, GalleryState, RemoveResult, UpdateResult
 
 R_co = TypeVar("R_co", covariant=True)
-
-RETRY_AFTER_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,6 @@ def putting(stored: Sequence[tuple[CheckedItem, StoredItem]]) -> Callable[[Galle
     entries = [Entry(written.row_id, item.id, item.label, item.metadata_json) for item, written in stored]
     vectors = np.stack([item.vector for item, _ in stored])
     return lambda index: index.put(entries, vectors)
-
-
-def made_anew(name: str) -> UnavailableError:
-    """Return the error for a gallery that is another one than the call began with."""
-    return UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
 
 
 def state_of(row: GalleryRow) -> GalleryState:

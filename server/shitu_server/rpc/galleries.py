@@ -9,10 +9,11 @@ from typing import Final
 
 from shitu.v1 import gallery_pb2 as pb
 from shitu.v1 import gallery_pb2_grpc
-from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError, UnavailableError
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, ShituError
 from shitu_server.gallery.checks import check_encoder, check_range, check_unique, checked_item
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built
+from shitu_server.gallery.refusals import made_anew
 from shitu_server.rpc.handlers import Context
 from shitu_server.rpc.interceptors import deadline_of
 from shitu_server.rpc.item_queries import resolved
@@ -99,7 +100,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 info.name, items, info.encoder_fingerprint, skip_duplicates=skip_duplicates, deadline_s=deadline_s
             )
         except EncoderMismatchError as error:  # the gallery got another encoder while the pictures were embedded
-            raise UnavailableError(f'gallery "{info.name}" was made anew during the call; try again', 0.1) from error
+            raise made_anew(info.name) from error
 
     async def UpdateItems(self, request: pb.UpdateItemsRequest, context: Context) -> pb.UpdateItemsResponse:  # noqa: N802
         """Change labels and metadata of those items that are there."""

@@ -8,8 +8,7 @@ import binascii
 from collections.abc import Sequence
 from typing import Final
 
-from shitu_server.errors import InvalidArgumentError, NotFoundError, UnavailableError
-from shitu_server.filters import check_filter
+from shitu_server.errors import NotFoundError
 from shitu_server.gallery.checks import (
     NAME_PATTERN,
     check_encoder,
@@ -19,7 +18,6 @@ from shitu_server.gallery.checks import (
     check_text,
     checked_items,
     checked_updates,
-    kept_vectors,
 )
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.milvus.catalogue import Bound, MilvusCatalogue
@@ -32,8 +30,8 @@ from shitu_server.gallery.milvus.searching import Search
 from shitu_server.gallery.milvus.unsupported import Unsupported
 from shitu_server.gallery.milvus.writing import Writing
 from shitu_server.gallery.parts import queries_per_part, search_in_parts
-from shitu_server.gallery.refusals import bad_page_token, no_item
-from shitu_server.gallery.search_checks import check_search
+from shitu_server.gallery.refusals import bad_page_token, made_anew, no_item
+from shitu_server.gallery.search_checks import checked_queries
 from shitu_server.types import (
     AddResult,
     Capabilities,
@@ -65,7 +63,6 @@ CAPABILITIES: Final = Capabilities(
     index_kinds=tuple(IndexKind),
 )
 LOOK_UPS_AT_ONCE: Final = 16
-RETRY_AFTER_S: Final = 0.1
 
 
 class MilvusGallery(Unsupported):
@@ -235,14 +232,9 @@ class MilvusGallery(Unsupported):
         """See `types.Gallery`."""
         bound = await self._catalogue.find(name, deadline_s)
         if options.generation not in (0, bound.generation):
-            raise UnavailableError(f'gallery "{name}" was made anew during the call; try again', RETRY_AFTER_S)
+            raise made_anew(name)
         check_encoder(bound.name, bound.encoder_fingerprint, encoder_fingerprint)
-        check_search(options, bound.options.metric, self._limits)
-        if options.where is not None:
-            check_filter(options.where, bound.options.fields)
-        if not len(queries):
-            raise InvalidArgumentError("queries", "expected at least 1 query, came none")
-        kept = kept_vectors(queries, bound.dimension, bound.options.metric, lambda row: f"queries[{row}].vector")
+        kept = checked_queries(queries, bound.dimension, options, bound.options, self._limits)
         where = "" if options.where is None else expression(options.where)
         moment = await self._moments.of_read(deadline_s)
         search = Search(self._connection, self._limits, bound, where, moment, deadline_s)
@@ -251,8 +243,7 @@ class MilvusGallery(Unsupported):
             hits = await search.hits(part, options.top_k, options.min_score, options.per_label)
             return SearchResult(hits, GalleryState(bound.generation, moment))
 
-        most_hits = options.top_k * max(1, options.per_label)
-        return await search_in_parts(search_part, kept, queries_per_part(self._limits, most_hits))
+        return await search_in_parts(search_part, kept, queries_per_part(self._limits, options.most_hits))
 
     async def _info(self, bound: Bound, deadline_s: float | None) -> GalleryInfo:
         moment = await self._moments.of_read(deadline_s)
