@@ -52,7 +52,7 @@ configs: $(VENV)/.dev  ## Render model_repository/*/config.pbtxt from the specif
 
 lock:  ## Resolve the lock files anew (needs uv)
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
-		--extra server --extra train --extra dev -o requirements/dev.lock
+		--extra server --extra train --extra bench --extra dev -o requirements/dev.lock
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
 		--extra server -c requirements/dev.lock -o requirements/server.lock
 	uv pip compile pyproject.toml -q --no-header --python-platform x86_64-manylinux_2_35 --python-version 3.10 \

@@ -1,7 +1,7 @@
 """Search of a gallery beside FAISS called directly and beside numpy, for each index kind and size.
 
-`python -m benchmarks.gallery_search` in the checkout, with the dev extra, writes results/gallery_search.json; with a million items it
-takes most of an hour on two cores, nearly all of it building HNSW, and 8 GB. `python -m benchmarks.docs_tables` makes the table in
+`python -m shitu_bench.gallery_search` in the checkout, with the dev extra, writes results/gallery_search.json; with a million items it
+takes most of an hour on two cores, nearly all of it building HNSW, and 8 GB. `python -m shitu_bench.docs_tables` makes the table in
 docs/galleries.md from it. Results of sizes and kinds that are not asked for stay as they are.
 
 The galleries are real: rows in SQLite, a real gallery process that builds the index and is started again. Vectors are synthetic, 512
@@ -37,7 +37,7 @@ import psutil
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.machine import described, versions_of
+from shitu_bench.machine import described, versions_of
 from shitu_server.filters import FieldType, Filter, Range
 from shitu_server.gallery.checks import CheckedItem
 from shitu_server.gallery.client import GalleryClient
@@ -50,7 +50,7 @@ from shitu_server.gallery.store import GalleryStore
 from shitu_server.types import GalleryOptions, IndexKind, SearchOptions, Vectors
 from shitu_train.records import source_commit
 
-RESULTS: Final = Path(__file__).resolve().parent / "results" / "gallery_search.json"
+RESULTS: Final = Path(__file__).resolve().parents[1] / "results" / "gallery_search.json"
 DIMENSION: Final = 512
 TOP_K: Final = 10
 BATCH: Final = 64
@@ -89,7 +89,7 @@ class Data:
 
 def main() -> None:
     """Measure and keep."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery_search", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m shitu_bench.gallery_search", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf", "hnsw"], choices=["flat", "ivf", "hnsw"])
     parser.add_argument("--folder", type=Path, help="for the galleries; a temporary one by default")

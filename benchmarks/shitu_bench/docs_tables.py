@@ -1,4 +1,4 @@
-"""Makes the tables in the docs from the results that are committed: `python -m benchmarks.docs_tables`."""
+"""Makes the tables in the docs from the results that are committed: `python -m shitu_bench.docs_tables`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 BATCHES: Final = (1, 8)
 _FEW_DIGITS_FROM_MS: Final = 10
 

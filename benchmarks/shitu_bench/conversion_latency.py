@@ -1,7 +1,7 @@
 """ONNX Runtime latency of each converted model beside that of an unoptimised conversion.
 
-`python -m benchmarks.model_latency` in the checkout, with the dev extra, writes results/model_latency.json (about 15 minutes on two
-cores); `python -m benchmarks.docs_tables` makes the table in docs/models.md from it.
+`python -m shitu_bench.model_latency` in the checkout, with the dev extra, writes results/model_latency.json (about 15 minutes on two
+cores); `python -m shitu_bench.docs_tables` makes the table in docs/models.md from it.
 
 The weights are random (tests/spread.py): time does not depend on their values, but for the suppression of a detector, which has
 about as many boxes to look at as there are candidates. Unoptimised is what paddle2onnx makes of the layer as it is trained (branches
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tests.official_models import spread_layer
 
-from benchmarks.machine import described
+from shitu_bench.machine import described
 from shitu_models.specs import DEMO_SPECS, OFFICIAL_SPECS, SPECS, ModelSpec
 from shitu_train.architectures.catalogue import ARCHITECTURES
 from shitu_train.conversion.export import exported_graph
@@ -33,7 +33,7 @@ from shitu_train.conversion.fusion import fuse
 from shitu_train.conversion.paddle2onnx_process import export_layer
 from shitu_train.records import source_commit, tool_versions
 
-RESULTS: Final = Path(__file__).resolve().parent / "results" / "model_latency.json"
+RESULTS: Final = Path(__file__).resolve().parents[1] / "results" / "model_latency.json"
 BATCHES: Final = (1, 8)
 _SEED: Final = 1
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 60
@@ -126,7 +126,7 @@ def _timed(runs: dict[str, Run]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and keep the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.model_latency", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m shitu_bench.model_latency", description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--models", nargs="+", default=[spec.name for spec in (*DEMO_SPECS, *OFFICIAL_SPECS)])
     given = parser.parse_args()
