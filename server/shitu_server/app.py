@@ -29,8 +29,10 @@ from shitu_server.rpc.pictures import PictureItems
 from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
 from shitu_server.served import Served, ServedModel, check_successor, served_by
 from shitu_server.settings import Settings
+from shitu_server.shared_memory import SharedMemory
 from shitu_server.signals import reload_signal, stop_signals
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton import TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton_connection import TritonConnection
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Gateway:
         self._crops: dict[str, Admission] = {}
         """By the encoder's name: its versions share a model of Triton."""
         self._workers = ImageWorkers(settings.image_threads or processor_count())
-        self._triton = TritonConnection(settings.triton_address)
+        self._triton = TritonConnection(settings.triton_address, memory=_shared_memory(settings))
         self._gallery = connected(settings)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._draining = DrainInterceptor()
@@ -200,3 +202,19 @@ class Gateway:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MIN_INTERVAL_MS),
         ]
+
+
+def _shared_memory(settings: Settings) -> SharedMemory | None:
+    """Return the segment of pixels for Triton where there shall be one; without it everything works, a little slower."""
+    if not settings.triton_shared_memory:
+        return None
+    try:
+        return SharedMemory(settings.triton_shared_memory, settings.triton_shared_memory_bytes)
+    except OSError as error:
+        _log.warning(
+            "no shared memory of %d bytes (%s), pixels go to Triton in messages; give /dev/shm more room, or another "
+            "triton_shared_memory_bytes or triton_shared_memory",
+            settings.triton_shared_memory_bytes,
+            error,
+        )
+        return None

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shitu_models.boxes import Boxes, areas, clip, pixel_bounds
 from shitu_models.preprocessing import resize
@@ -16,7 +17,15 @@ from shitu_server.admission import Admission
 from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError, UnavailableError
-from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
+from shitu_server.images import (
+    ImageLimits,
+    ImageWorkers,
+    crops,
+    decode,
+    pixel_count,
+    quick_pixel_count,
+    thumbnail,
+)
 from shitu_server.recognition_checks import check_box, check_options, check_thresholds
 from shitu_server.recognitions import (
     Detection,
@@ -79,6 +88,21 @@ class _Call:
         """Drop work nobody waits for any more."""
         if self.deadline_s is not None and time.monotonic() >= self.deadline_s:
             raise DeadlineExceededError("the deadline passed before the work was done")
+
+
+@dataclass
+class _Decoded:
+    """A picture, and where objects are to be detected in it what the detector takes, made on the same way to a thread."""
+
+    picture: Picture
+    detector: ServedDetector | None = None
+    detector_pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        height, width = self.picture.shape[:2]
+        return width, height
 
 
 @dataclass(frozen=True)
@@ -156,11 +180,11 @@ class Pipeline:
             encoder = target.encoder
             # Work whose second half would have to wait is not begun.
             encoder.crops.check()
-            async with self._picture(content, call) as picture:
-                height, width = picture.shape[:2]
-                objects = await self._objects(picture, options, call)
-                vectors = await self._embedded(picture, objects.boxes, encoder, call)
-            del picture  # its pixels are counted no more
+            async with self._picture(content, call, self._detector_for(options)) as decoded:
+                width, height = decoded.size
+                objects = await self._objects(decoded, options, call)
+                vectors = await self._embedded(decoded.picture, objects.boxes, encoder, call)
+            del decoded  # its pixels are counted no more
             found = await self._found(vectors, target, options, call)
         wished = options.match_threshold
         threshold = encoder.spec.default_threshold if wished is None else wished
@@ -175,9 +199,9 @@ class Pipeline:
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         check_thresholds(options, self._limits)
         with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                height, width = picture.shape[:2]
-                detections = await self._detected(picture, options, call)
+            async with self._picture(content, call, self._detector_for(options)) as decoded:
+                width, height = decoded.size
+                detections = await self._detected(decoded, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
     async def embed(
@@ -187,9 +211,9 @@ class Pipeline:
         call = _Call(deadline_s)
         encoder.crops.check()
         with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                chosen = self._chosen(picture, boxes, call)
-                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
+            async with self._picture(content, call) as decoded:
+                chosen = self._chosen(decoded, boxes, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
         return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
@@ -209,52 +233,62 @@ class Pipeline:
         """
         call = _item_call(field_name, deadline_s)
         encoder.crops.check()
+        best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
         with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
-                chosen = await self._objects(picture, best, call)
-                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
-                return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
+            async with self._picture(content, call, self._detector_for(best)) as decoded:
+                chosen = await self._objects(decoded, best, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+                return ItemEmbedding(vectors[0], await self._thumbnail(decoded.picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
         """Return the thumbnail alone. Raises as `embed_item`."""
         call = _item_call(field_name, deadline_s)
         with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                return await self._thumbnail(picture, self._chosen(picture, boxes, call).boxes[0])
+            async with self._picture(content, call) as decoded:
+                return await self._thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
+
+    def _detector_for(self, options: RecognizeOptions) -> ServedDetector | None:
+        return None if len(options.boxes) or options.skip_detection else self._models.detector
 
     @asynccontextmanager
-    async def _picture(self, content: bytes, call: _Call) -> AsyncIterator[Picture]:
+    async def _picture(
+        self, content: bytes, call: _Call, detector: ServedDetector | None = None
+    ) -> AsyncIterator[_Decoded]:
         """Decode a picture; its pixels count as in flight while the body runs, which must not keep it longer."""
-        count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
+        count = quick_pixel_count(content, self._image_limits, call.image_field)
+        if count is None:
+            count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
         async with self._admissions.pixels.room(count, call.deadline_s):
-            yield await self._decoded(content, call)
+            yield await self._decoded(content, call, detector)
 
-    async def _decoded(self, content: bytes, call: _Call) -> Picture:
-        def work() -> Picture:
+    async def _decoded(self, content: bytes, call: _Call, detector: ServedDetector | None) -> _Decoded:
+        def work() -> _Decoded:
             call.clock.finish_queue()
             call.check_alive()
             with call.clock.stage("decode"):
-                return decode(content, self._image_limits, call.image_field)
+                picture = decode(content, self._image_limits, call.image_field)
+                return _Decoded(picture, detector, None if detector is None else resize(picture, detector.spec)[None])
 
         return await self._workers.run(work)
 
-    async def _objects(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Objects:
-        if len(options.boxes) or options.skip_detection:
-            return self._chosen(picture, options.boxes, call)
-        found = await self._detected(picture, options, call)
-        return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(picture)
+    async def _objects(self, decoded: _Decoded, options: RecognizeOptions, call: _Call) -> Objects:
+        if decoded.detector is None:
+            return self._chosen(decoded, options.boxes, call)
+        found = await self._detected(decoded, options, call)
+        return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(decoded)
 
-    async def _detected(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Detections:
-        served = self._models.detector
+    async def _detected(self, decoded: _Decoded, options: RecognizeOptions, call: _Call) -> Detections:
+        served, pixels = decoded.detector, decoded.detector_pixels
+        assert served is not None
+        assert pixels is not None
         spec = served.spec
         threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
         most = self._limits.max_boxes if options.max_objects is None else options.max_objects
+        call.check_alive()
         with call.clock.stage("detect"):
-            pixels = await self._workers.run(lambda: resize(picture, spec)[None])
-            call.check_alive()
             found = await served.detector.detect(pixels, deadline_s=call.deadline_s)
-        height, width = picture.shape[:2]
+        decoded.detector_pixels = None
+        width, height = decoded.size
         scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
         boxes = clip(found.boxes * scale, width, height)
         kept = np.flatnonzero((found.scores >= threshold) & (areas(boxes) > 0))[:most]
@@ -296,21 +330,21 @@ class Pipeline:
         x1, y1, x2, y2 = pixel_bounds(box, width, height)
         return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
 
-    def _chosen(self, picture: Picture, boxes: Boxes, call: _Call) -> Objects:
+    def _chosen(self, decoded: _Decoded, boxes: Boxes, call: _Call) -> Objects:
         """Return the caller's boxes, or the whole picture where there is none."""
         if not len(boxes):
-            return _whole(picture)
+            return _whole(decoded)
         if len(boxes) > self._limits.max_boxes:
             field_name = call.box_field(self._limits.max_boxes)
             raise InvalidArgumentError(field_name, f"expected at most {self._limits.max_boxes} boxes, got {len(boxes)}")
-        height, width = picture.shape[:2]
+        width, height = decoded.size
         for index, box in enumerate(boxes):
             check_box(box, call.box_field(index), width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
 
 
-def _whole(picture: Picture) -> Objects:
-    height, width = picture.shape[:2]
+def _whole(decoded: _Decoded) -> Objects:
+    width, height = decoded.size
     box = np.array([[0, 0, width, height]], dtype=np.float32)
     return Objects(box, np.zeros(1, dtype=np.float32), BoxSource.WHOLE_IMAGE)
 

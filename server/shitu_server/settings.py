@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
+    triton_shared_memory: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,200}$")] = ""
+    """Name in /dev/shm of this gateway's own segment, through which pixels go to a Triton on the same host; in messages where
+    unset. `--role all` gives each gateway one for the embedded Triton."""
+    triton_shared_memory_bytes: Annotated[int, Field(ge=1024 * 1024, le=16 * 1024**3)] = 32 * 1024 * 1024
+    """Of each gateway; what does not fit goes in messages."""
 
     max_image_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     max_image_pixels: Annotated[int, Field(ge=1024)] = 50_000_000

@@ -90,8 +90,11 @@ class Topology:
             await self._while_tending(asyncio.create_task(self._models.start()))
         running = {"triton_address": self._models.triton_address, "served_file": self._models.file}
         settings = settings.model_copy(update=running)
+        embedded = not self._settings.triton_address
         for number in range(settings.workers):
-            self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
+            name = f"{run.shared_memory_prefix}gateway{number}" if embedded else ""
+            own = settings.model_copy(update={"triton_shared_memory": name})
+            self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, own, run))
 
     async def _while_tending(self, starting: asyncio.Task[None]) -> None:
         """Wait for a task; a gallery process that cannot start ends it at once, not after all models are loaded."""

@@ -19,7 +19,8 @@ from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
 from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
+from shitu_server.triton import TritonDetector, TritonEncoder
+from shitu_server.triton_connection import TritonConnection
 
 
 class SilentServer:

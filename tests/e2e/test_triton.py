@@ -32,7 +32,8 @@ from shitu_server.children import RUN_ID_VARIABLE, Run
 from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
 from shitu_server.served import Served, ServedModel
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
-from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder, has_models
+from shitu_server.triton import TritonDetector, TritonEncoder, has_models
+from shitu_server.triton_connection import ConnectionOptions, TritonConnection
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_models import TritonModel
 
