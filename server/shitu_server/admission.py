@@ -19,6 +19,11 @@ T = TypeVar("T")
 
 _MAX_PATIENCE_S: Final = 60.0
 """How long a call without a deadline is tried again."""
+_LEAST_RETRY_S: Final = 0.1
+_MOST_RETRY_S: Final = 5.0
+"""Of what refused requests are told, which is otherwise how long what is in flight takes."""
+_MEMORY: Final = 0.9
+"""Share of what was seen before that counts on when one more is seen: after 22 a tenth is left."""
 
 
 class _Waiter(NamedTuple):
@@ -26,38 +31,80 @@ class _Waiter(NamedTuple):
     granted: asyncio.Future[None]
 
 
+class _Pace:
+    """How long each of those in flight takes, by what was seen last; requests of long queues tell most of it."""
+
+    def __init__(self) -> None:
+        self._took_s = 0.0
+        self._among = 0.0
+
+    def note(self, took_s: float, among: int) -> None:
+        """One left that came as the last of so many in flight."""
+        self._took_s = _MEMORY * self._took_s + took_s
+        self._among = _MEMORY * self._among + among
+
+    def wait_s(self, among: int) -> float:
+        """Return how long one will probably take that comes as the last of so many; 0 where nothing was seen yet."""
+        return among * self._took_s / self._among if self._among else 0.0
+
+
 class Admission:
     """Counts what is in flight: pictures, pixels, crops or calls. Belongs to one event loop."""
 
-    def __init__(self, name: str, limit: int, retry_after_s: float = 0.2) -> None:
+    def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
-        self._retry_after_s = retry_after_s
         self._waiters: deque[_Waiter] = deque()
+        self._pace = _Pace()
         self.in_flight = 0
 
     def check(self) -> None:
         """Raise OverloadedError where the limit is reached."""
         if self.in_flight >= self._limit:
-            raise OverloadedError(
-                f"busy: {self.in_flight} {self._name} in flight, the limit is {self._limit}; "
-                f"try again in {self._retry_after_s} s",
-                self._retry_after_s,
-            )
+            raise self._refusal(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}")
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, deadline_s: float | None = None) -> Iterator[None]:
         """Count one while the body runs.
 
+        Args:
+            deadline_s: a time of `time.monotonic()`; what would probably not be done by then is not begun. Were it, a queue
+                longer than the clients' patience would be all work that nobody waits for any more.
+
         Raises:
-            OverloadedError: the limit is reached.
+            OverloadedError: the limit is reached, or the deadline is too near.
         """
         self.check()
+        self._check_time(deadline_s)
         self.in_flight += 1
+        among, begin_s = self.in_flight, time.monotonic()
         try:
             yield
+        except (DeadlineExceededError, asyncio.CancelledError):
+            self._note_cut_off(time.monotonic() - begin_s, among)
+            raise
+        else:
+            self._pace.note(time.monotonic() - begin_s, among)
         finally:
             self._release(1)
+
+    def _check_time(self, deadline_s: float | None) -> None:
+        if deadline_s is None or not self.in_flight:  # one is always tried: else nothing new would ever be seen
+            return
+        wait_s, left_s = self._pace.wait_s(self.in_flight + 1), deadline_s - time.monotonic()
+        if wait_s > left_s:
+            raise self._refusal(
+                f"with {self.in_flight} {self._name} in flight this takes about {wait_s:.2f} s, and {max(0.0, left_s):.2f} s are left"
+            )
+
+    def _note_cut_off(self, took_s: float, among: int) -> None:
+        """One was given up: it would have taken longer, which says something only where that is long already."""
+        if took_s > self._pace.wait_s(among):
+            self._pace.note(took_s, among)
+
+    def _refusal(self, why: str) -> OverloadedError:
+        retry_after_s = min(max(self._pace.wait_s(self.in_flight), _LEAST_RETRY_S), _MOST_RETRY_S)
+        return OverloadedError(f"busy: {why}; try again in about {retry_after_s:.1f} s", retry_after_s)
 
     @asynccontextmanager
     async def room(self, amount: int, deadline_s: float | None) -> AsyncIterator[None]:

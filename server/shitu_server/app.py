@@ -19,7 +19,8 @@ from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery_connection import connected
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
+from shitu_server.pictures import Pictures
+from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.processors import processor_count
 from shitu_server.recognitions import PipelineLimits
 from shitu_server.rpc.draining import DrainInterceptor
@@ -115,14 +116,15 @@ class Gateway:
         return Pipeline(
             models,
             self._gallery,
-            self._workers,
-            Admissions(
-                Admission("pictures", settings.max_pictures_in_flight),
-                Admission("pixels", settings.max_pixels_in_flight),
-            ),
-            ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
+            self._pictures(),
+            Admission("pictures", settings.max_pictures_in_flight),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
+
+    def _pictures(self) -> Pictures:
+        settings = self._settings
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px)
+        return Pictures(self._workers, Admission("pixels", settings.max_pixels_in_flight), limits)
 
     def _models(self, served: Served) -> Models:
         spec = served.detector.spec

@@ -17,7 +17,8 @@ from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
+from shitu_server.pictures import Pictures
+from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
 from shitu_server.triton import TritonDetector, TritonEncoder
 from shitu_server.triton_connection import TritonConnection
@@ -65,9 +66,8 @@ async def pipeline(silent, tmp_path):
     yield Pipeline(
         Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
         gallery,
-        workers,
-        Admissions(Admission("pictures", 4), Admission("pixels", 10**9)),
-        ImageLimits(),
+        Pictures(workers, Admission("pixels", 10**9), ImageLimits()),
+        Admission("pictures", 4),
         PipelineLimits(),
     )
     await triton.close()
@@ -115,6 +115,6 @@ async def test_a_full_gateway_refuses_before_it_asks_the_gallery(pipeline):
         await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
     with ExitStack() as full:
         for _ in range(4):
-            full.enter_context(pipeline._admissions.pictures.admit())
+            full.enter_context(pipeline._admission.admit())
         with pytest.raises(OverloadedError):
             await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)

@@ -11,14 +11,14 @@ from shitu_server.errors import DeadlineExceededError, OverloadedError
 
 
 def test_over_the_limit_is_refused_with_a_retry_hint():
-    admission = Admission("pictures", limit=2, retry_after_s=0.3)
+    admission = Admission("pictures", limit=2)
     with admission.admit(), admission.admit():
         with (
             pytest.raises(OverloadedError, match="busy: 2 pictures in flight, the limit is 2") as caught,
             admission.admit(),
         ):
             pass
-        assert caught.value.retry_after_s == 0.3
+        assert caught.value.retry_after_s == pytest.approx(0.1)
     admission.check()
 
 
@@ -106,3 +106,48 @@ async def test_patience_ends_at_the_deadline():
     with pytest.raises(OverloadedError):
         await patiently(work, start + 0.1)
     assert time.monotonic() - start < 0.5  # the clock of a busy machine is coarse
+
+
+async def test_what_would_not_be_done_in_time_is_refused_at_once_and_told_when_to_come_back():
+    admission = Admission("pictures", limit=100)
+
+    async def work(seconds: float) -> None:
+        with admission.admit(time.monotonic() + 10):
+            await asyncio.sleep(seconds)
+
+    await asyncio.gather(*(work(0.05 * number) for number in range(1, 9)))  # 50 ms each, one after the other
+    running = [asyncio.create_task(work(0.3)) for _ in range(8)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match=r"this takes about 0\.[45]. s, and 0\.[12]. s are left") as caught:
+        admission.admit(time.monotonic() + 0.2).__enter__()
+    assert caught.value.retry_after_s == pytest.approx(0.4, rel=0.3)
+    with admission.admit(time.monotonic() + 1), admission.admit(None):
+        pass
+    await asyncio.gather(*running)
+
+
+async def test_one_is_always_tried_so_that_a_slow_moment_is_forgotten():
+    admission = Admission("pictures", limit=100)
+    with contextlib.suppress(DeadlineExceededError), admission.admit(time.monotonic() + 0.1):
+        await asyncio.sleep(0.1)
+        raise DeadlineExceededError("late")
+    with admission.admit(time.monotonic() + 0.01), pytest.raises(OverloadedError):
+        admission.admit(time.monotonic() + 0.01).__enter__()
+    for _ in range(60):
+        with admission.admit(time.monotonic() + 0.01):
+            pass
+    with admission.admit(time.monotonic() + 0.01), admission.admit(time.monotonic() + 0.01):
+        pass
+
+
+def test_what_fails_at_once_says_nothing_of_how_long_work_takes():
+    admission = Admission("pictures", limit=100)
+    with admission.admit():
+        time.sleep(0.05)
+    for _ in range(50):
+        with pytest.raises(ValueError, match="bad"), admission.admit():
+            raise ValueError("bad")
+        with pytest.raises(asyncio.CancelledError), admission.admit():
+            raise asyncio.CancelledError
+    with admission.admit(), pytest.raises(OverloadedError):
+        admission.admit(time.monotonic() + 0.05).__enter__()
