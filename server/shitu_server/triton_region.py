@@ -80,8 +80,7 @@ class TritonRegion:
     async def close(self) -> None:
         """Take leave of the server; call it when nothing is in flight any more."""
         if self._registering is not None:
-            self._registering.cancel()
-            await asyncio.gather(self._registering, return_exceptions=True)
+            await self._registering  # cancelled, it might be done all the same
         if self._registered:
             request = service_pb2.SystemSharedMemoryUnregisterRequest(name=self._memory.region)
             await asyncio.gather(
