@@ -58,7 +58,7 @@ class Gateway:
         self._pipeline: Pipeline | None = None
         self._crops: dict[str, Admission] = {}
         """By the encoder's name: its versions share a model of Triton."""
-        self._workers = ImageWorkers(settings.image_threads or processor_count())
+        self._workers = ImageWorkers(settings.image_threads or max(1, processor_count() // settings.workers))
         self._triton = TritonConnection(settings.triton_address, memory=_shared_memory(settings))
         self._gallery = connected(settings)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
@@ -196,8 +196,10 @@ class Gateway:
         self._workers.close()
 
     def _server_options(self) -> list[tuple[str, int]]:
-        size = self._settings.max_message_bytes
+        size, age_s = self._settings.max_message_bytes, self._settings.max_connection_age_s
+        age = [("grpc.max_connection_age_ms", round(age_s * 1000))] if age_s else []
         return [
+            *age,
             ("grpc.max_receive_message_length", size),
             ("grpc.max_send_message_length", size),
             ("grpc.so_reuseport", 1),

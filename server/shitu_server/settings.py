@@ -130,11 +130,14 @@ class Settings(BaseSettings):
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
+    """Threads that decode and crop, of one gateway; 0 shares the processors among the `workers`, at least one each."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
     search_device: SearchDevice = SearchDevice.CPU
     """Of the gallery process. `gpu` needs the extra server-gpu; where there is none, the CPU does it, with a warning."""
+    max_connection_age_s: Annotated[float, Field(ge=0, le=7 * 24 * 3600)] = 300.0
+    """After which a gateway asks a client to connect anew, calls in flight aside: so that connections spread over gateways that
+    were started later, too. 0 never does."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
