@@ -177,20 +177,31 @@ class Settings(BaseSettings):
         return {_PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
-def load_settings(overrides: Mapping[str, Any]) -> Settings:
+def load_settings(overrides: Mapping[str, Any], file: Path | None = None) -> Settings:
     """Read the environment; `overrides`, from the command line, win where they are not None.
+
+    Args:
+        overrides: by field.
+        file: of lines SHITU_NAME=value, as `shitu tune` writes it; the environment wins over it.
 
     Raises:
         ConfigurationError: names every setting that is wrong, what was expected and what came.
     """
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"settings: there is no file {file}")
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return Settings(_env_file=file, **given)  # type: ignore[call-arg]  # known to pydantic-settings only
     except ValidationError as error:
         faults = "; ".join(
-            f"{_PREFIX}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, got {fault['input']!r}"
-            for fault in error.errors()
+            f"{_variable(fault['loc'])}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors()
         )
         raise ConfigurationError(f"settings are wrong: {faults}") from error
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    name = "_".join(map(str, place)).upper()
+    return name if name.startswith(_PREFIX) else _PREFIX + name  # what a file holds besides has it already
 
 
 def inherited_environment() -> dict[str, str]:

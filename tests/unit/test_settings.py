@@ -40,3 +40,23 @@ def test_a_child_reads_the_same(monkeypatch):
 def test_milvus_has_a_web_address(wrong):
     with pytest.raises(ConfigurationError, match=r"SHITU_MILVUS_ADDRESS: .*expected http://host:port"):
         load_settings({"milvus_address": wrong})
+
+
+def test_a_file_of_settings_gives_way_to_the_environment_and_that_to_options(tmp_path, monkeypatch):
+    file = tmp_path / "tuned.env"
+    file.write_text("SHITU_WORKERS=2\nSHITU_INSTANCES=3\nSHITU_THREADS=4\n")
+    monkeypatch.setenv("SHITU_INSTANCES", "5")
+    settings = load_settings({"threads": 6}, file)
+    assert (settings.workers, settings.instances, settings.threads) == (2, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("SHITU_NONSENSE=1", "SHITU_NONSENSE: Extra"), ("SHITU_WORKERS=0", "SHITU_WORKERS: .*got '0'")]
+)
+def test_what_is_wrong_in_a_file_of_settings_is_named(tmp_path, line, fault):
+    file = tmp_path / "tuned.env"
+    file.write_text(line)
+    with pytest.raises(ConfigurationError, match=f"settings are wrong: {fault}"):
+        load_settings({}, file)
+    with pytest.raises(ConfigurationError, match="there is no file"):
+        load_settings({}, tmp_path / "other.env")
