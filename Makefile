@@ -13,10 +13,10 @@ PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peer test-milvus peer milvus lint proto configs lock clean
+.PHONY: help demo test test-slow test-peer test-milvus peer milvus perf-analyzer lint proto configs lock clean
 
 help:  ## Show what there is to make
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
 	$(VENV)/bin/shitu demo --out demo
@@ -36,6 +36,8 @@ test-milvus: $(VENV)/.dev  ## Run the tests against Milvus (ten minutes)
 peer: $(PEER_VENV)/.peer  ## Make the environment of PaddleX and its kin for `make test-peer` (2 GB)
 
 milvus: $(MILVUS_VENV)/.milvus  ## Make the environment of a Milvus server for `make test-milvus` (300 MB)
+
+perf-analyzer: $(VENV)/perf/perf_analyzer  ## Fetch NVIDIA's load generator for `shitu bench ceiling` (14 MB)
 
 lint: $(VENV)/.dev  ## Check style, types and layers
 	$(VENV)/bin/ruff check .
@@ -88,3 +90,11 @@ $(MILVUS_VENV)/.milvus: requirements/milvus-server.txt
 	$(PYTHON) -m venv --clear $(MILVUS_VENV)
 	$(MILVUS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/milvus-server.txt
 	@touch $@
+
+$(VENV)/perf/perf_analyzer: requirements/perf-analyzer.txt | $(VENV)/.dev
+	rm -rf $(VENV)/perf
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--dest $(VENV)/perf -r requirements/perf-analyzer.txt
+	$(PY) -m zipfile -e $(VENV)/perf/*.whl $(VENV)/perf/wheel
+	install -m 755 $(VENV)/perf/wheel/*.data/data/bin/perf_analyzer $@
+	rm -rf $(VENV)/perf/wheel $(VENV)/perf/*.whl

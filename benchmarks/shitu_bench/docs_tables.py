@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from shitu_bench.model_tables import ceiling_table, commit_of, latency_table, quality_table
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 BATCHES: Final = (1, 8)
 _FEW_DIGITS_FROM_MS: Final = 10
@@ -41,7 +43,7 @@ def model_latency_table(results: dict[str, Any]) -> str:
     conditions = (
         f"ONNX Runtime {versions['onnxruntime']}, FP32, {results['threads']} threads of {machine['processor']} "
         f"({machine['cores']} cores), milliseconds for the whole batch: median of interleaved rounds (quartiles). Random weights, "
-        f"seed {results['seed']}; commit {_commit(results)}."
+        f"seed {results['seed']}; commit {commit_of(results)}."
     )
     lines = [
         conditions,
@@ -62,7 +64,7 @@ def gallery_search_table(results: dict[str, Any]) -> str:
     kinds = [(int(size), kind, figures) for size, of in results["sizes"].items() for kind, figures in of.items()]
     first = kinds[0][2]
     machine = first["machine"]
-    commits = ", ".join(sorted({_commit(figures) for _, _, figures in kinds}))
+    commits = ", ".join(sorted({commit_of(figures) for _, _, figures in kinds}))
     lines = [
         (
             f"512 numbers, `top_k` 10, one search thread of {machine['processor']} ({machine['cores']} cores), FAISS "
@@ -123,11 +125,6 @@ def _qps(rate: float) -> str:
     return f"{rate:,.0f}"
 
 
-def _commit(results: dict[str, Any]) -> str:
-    commit = results["commit"]
-    return f"{commit[:10]}{'+' * commit.endswith('+')}"
-
-
 def _ms(figure: dict[str, Any]) -> str:
     low, high = figure["quartiles_ms"]
     digits = 1 if figure["median_ms"] >= _FEW_DIGITS_FROM_MS else 2
@@ -137,6 +134,9 @@ def _ms(figure: dict[str, Any]) -> str:
 TABLES: Final = (
     GeneratedTable("model_latency", ROOT / "docs" / "models.md", model_latency_table),
     GeneratedTable("gallery_search", ROOT / "docs" / "galleries.md", gallery_search_table),
+    GeneratedTable("latency", ROOT / "docs" / "performance.md", latency_table),
+    GeneratedTable("ceiling", ROOT / "docs" / "performance.md", ceiling_table),
+    GeneratedTable("quality", ROOT / "docs" / "performance.md", quality_table),
 )
 
 

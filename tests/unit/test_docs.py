@@ -10,6 +10,7 @@ import pytest
 import typer.main
 from typer import Typer
 
+from shitu_bench import commands as bench_commands
 from shitu_bench import docs_tables
 from shitu_client import commands as client_commands
 from shitu_models.specs import OFFICIAL_SPECS
@@ -68,6 +69,15 @@ def test_commands_and_options_of_the_galleries_page_are_there():
     every = [*galleries.values(), registered["recognize"], registered["serve"]]
     known = set().union(*map(options_of, every))
     assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
+
+
+def test_commands_and_options_of_the_performance_page_are_there():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    bench = commands_of(bench_commands)["bench"].commands
+    named = set(re.findall(r"shitu bench ([a-z]+)", text))
+    assert {"latency", "ceiling", "search", "quality"} <= named <= set(bench)
+    for name, options in re.findall(r"shitu bench ([a-z]+)(.*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", options)) <= options_of(bench[name])
 
 
 @pytest.mark.parametrize("table", docs_tables.TABLES, ids=lambda table: table.name)

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class WorkloadKind(str, Enum):
+    """Which pictures are sent."""
+
+    FIXED = "fixed"
+    """640x480, three objects."""
+    MIXED = "mixed"
+    """320x240 to 1920x1080, one to six objects."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +88,13 @@ class LoadOutcome:
 
 Progress = Callable[[float, int, int], None]
 """Called about twice a second with seconds since the begin, OK answers and other answers until now."""
+
+
+class Observer(Protocol):
+    """Looks at the server while it is under load: told in the process that runs the plan, so it must be quick."""
+
+    def begin(self) -> None:
+        """That begins which counts."""
+
+    def end(self) -> None:
+        """The last that counts is due; what is in flight then is about as much as was when it began."""
