@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from shitu_bench.batches import Batch, Work
 from shitu_bench.errors import BenchError
+from shitu_bench.isolated import bound_command
 from shitu_bench.sessions import SessionPlan
 
 _OPEN_TIMEOUT_S: Final = 300.0
@@ -64,7 +65,7 @@ class CeilingModels:
         self._connection, its_end = Pipe()
         with its_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "shitu_bench.ceiling_process", str(its_end.fileno())],
+                bound_command(sys.executable, "-m", "shitu_bench.ceiling_process", str(its_end.fileno())),
                 pass_fds=[its_end.fileno()],
                 stdin=subprocess.DEVNULL,
             )

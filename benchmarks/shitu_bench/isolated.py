@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import shitu_server
 from shitu_bench.errors import BenchError
+
+_LAUNCHER: Final = Path(shitu_server.__file__).with_name("launcher.py")
+
+
+def bound_command(*command: str) -> list[str]:
+    """Return a command whose process the kernel ends with the thread that starts it, whatever that dies of."""
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
 
 
 def run_isolated(
@@ -29,7 +38,7 @@ def run_isolated(
     """
     with tempfile.TemporaryDirectory(prefix="shitu-bench-") as folder:
         results = Path(folder) / "results.json"
-        command = [sys.executable, "-m", module, json.dumps(plan), str(results)]
+        command = bound_command(sys.executable, "-m", module, json.dumps(plan), str(results))
         try:
             done = subprocess.run(command, env=dict(environment), check=False, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:

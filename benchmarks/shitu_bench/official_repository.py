@@ -20,6 +20,7 @@ from rich.console import Console
 import shitu_models
 import shitu_train
 from shitu_bench.errors import BenchError
+from shitu_bench.isolated import bound_command
 from shitu_models.repository import RepositoryError, placed_any, weights_path
 from shitu_models.specs import OFFICIAL_SPECS
 from shitu_train.records import tool_versions
@@ -85,7 +86,7 @@ def _is_there(repository: Path, name: str) -> bool:
 
 
 def _convert(name: str, seed: int, repository: Path) -> None:
-    command = [sys.executable, "-m", "shitu_bench.official_conversion", name, str(seed), str(repository)]
+    command = bound_command(sys.executable, "-m", "shitu_bench.official_conversion", name, str(seed), str(repository))
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

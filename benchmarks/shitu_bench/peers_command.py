@@ -17,7 +17,7 @@ from shitu_models.specs import PP_SHITUV2_REC, PP_SHITUV2_REC_CLIP_VIT_BASE
 _PEER_PYTHON: Final = Path(__file__).resolve().parents[2] / ".venv-peer" / "bin" / "python"
 _ENCODERS: Final = (PP_SHITUV2_REC.name, PP_SHITUV2_REC_CLIP_VIT_BASE.name)
 _GALLERY_SIZES: Final = (100, 100_000)
-_COLUMNS: Final = ("pictures/s", "p50, ms", "p99, ms", "CPU s/picture", "faster by", "quartiles", "p99 by")
+_COLUMNS: Final = ("per s", "p50, s", "p99, s", "CPU s each", "we, times as fast", "p99")
 
 
 def peers(
@@ -82,7 +82,7 @@ def _table(encoder: str, figures: Mapping[str, Any]) -> Table:
     table.add_column("gallery", justify="right")
     table.add_column("server")
     for column in _COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for size, gallery in figures["galleries"].items():
         for name, rival in gallery["rivals"].items():
             table.add_row(size, name, *_cells(rival), *_factor_cells(gallery["factors"].get(name)))
@@ -93,19 +93,18 @@ def _cells(rival: Mapping[str, Any]) -> tuple[str, ...]:
     latency = rival["latency_ms"] or {"p50": float("nan"), "p99": float("nan")}
     return (
         f"{rival['rate_per_s']['median']:.2f}",
-        f"{latency['p50']:,.0f}",
-        f"{latency['p99']:,.0f}",
+        f"{latency['p50'] / 1000:.2f}",
+        f"{latency['p99'] / 1000:.2f}",
         f"{rival['cpu_s_per_picture']:.3f}",
     )
 
 
 def _factor_cells(factors: Mapping[str, Mapping[str, float]] | None) -> tuple[str, ...]:
-    """Of a rival: how many times as fast we are."""
+    """Of a rival: how many times as fast we are, with quartiles, and how many times as low our p99 is."""
     if not factors:
-        return ("", "", "")
+        return ("", "")
     throughput = factors["throughput"]
     return (
-        f"{throughput['median']:.2f}",
-        f"{throughput['low']:.2f} - {throughput['high']:.2f}",
+        f"{throughput['median']:.2f} ({throughput['low']:.2f}-{throughput['high']:.2f})",
         f"{factors['p99']['median']:.2f}",
     )

@@ -6,6 +6,7 @@ Triton's own queue policies are not used: they stall the batcher and collapse go
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -43,6 +44,10 @@ class _Pace:
         self._took_s = _MEMORY * self._took_s + took_s
         self._among = _MEMORY * self._among + among
 
+    def fade(self) -> None:
+        """Trust what was seen a little less: it keeps new things from being seen."""
+        self._took_s *= _MEMORY
+
     def wait_s(self, among: int) -> float:
         """Return how long one will probably take that comes as the last of so many; 0 where nothing was seen yet."""
         return among * self._took_s / self._among if self._among else 0.0
@@ -61,7 +66,7 @@ class Admission:
     def check(self) -> None:
         """Raise OverloadedError where the limit is reached."""
         if self.in_flight >= self._limit:
-            raise self._refusal(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}")
+            raise self.refusal(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}")
 
     @contextmanager
     def admit(self, deadline_s: float | None = None) -> Iterator[None]:
@@ -93,7 +98,7 @@ class Admission:
             return
         wait_s, left_s = self._pace.wait_s(self.in_flight + 1), deadline_s - time.monotonic()
         if wait_s > left_s:
-            raise self._refusal(
+            raise self.refusal(
                 f"with {self.in_flight} {self._name} in flight this takes about {wait_s:.2f} s, and {max(0.0, left_s):.2f} s are left"
             )
 
@@ -102,7 +107,8 @@ class Admission:
         if took_s > self._pace.wait_s(among):
             self._pace.note(took_s, among)
 
-    def _refusal(self, why: str) -> OverloadedError:
+    def refusal(self, why: str) -> OverloadedError:
+        """Return the error for a request that is not done now, with the time when to come again."""
         retry_after_s = min(max(self._pace.wait_s(self.in_flight), _LEAST_RETRY_S), _MOST_RETRY_S)
         return OverloadedError(f"busy: {why}; try again in about {retry_after_s:.1f} s", retry_after_s)
 
@@ -150,6 +156,51 @@ class Admission:
             if not waiter.granted.done():  # else it timed out or was cancelled
                 self.in_flight += waiter.amount
                 waiter.granted.set_result(None)
+
+
+class Line:
+    """Requests are worked on in the order in which they came, so many at a time: all at once would be done at the same time, late.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, requests: Admission, most_at_work: int) -> None:
+        """Begin with nobody in line.
+
+        Args:
+            requests: those in line and those at work; over its limit they are refused at their entrance.
+            most_at_work: 1 or more.
+        """
+        self._requests = requests
+        self._work = Admission("requests at work", most_at_work)
+        self._pace = _Pace()
+        """Of work alone."""
+
+    @asynccontextmanager
+    async def turn(self, deadline_s: float | None) -> AsyncIterator[None]:
+        """Wait for one's turn, which lasts as long as the body.
+
+        Raises:
+            OverloadedError: there are too many; or, on coming or when it is one's turn, it would not be done in time.
+            DeadlineExceededError: the turn did not come in time.
+        """
+        with self._requests.admit(deadline_s):
+            async with self._work.room(1, deadline_s):
+                self._check_time(deadline_s)
+                begin_s = time.monotonic()
+                yield
+                self._pace.note(time.monotonic() - begin_s, 1)
+
+    def _check_time(self, deadline_s: float | None) -> None:
+        """Leave out what the line has kept too long: models would run for an answer that comes too late."""
+        left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceededError("the deadline passed while the request stood in line")
+        if self._pace.wait_s(1) > left_s:
+            self._pace.fade()
+            raise self._requests.refusal(
+                f"the work takes about {self._pace.wait_s(1):.2f} s, and {left_s:.2f} s are left"
+            )
 
 
 async def patiently(work: Callable[[], Awaitable[T]], deadline_s: float | None) -> T:

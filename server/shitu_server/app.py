@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
 from shitu_models.specs import Profile
 from shitu_server.addresses import joined
-from shitu_server.admission import Admission
+from shitu_server.admission import Admission, Line
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
@@ -117,7 +117,10 @@ class Gateway:
             models,
             self._gallery,
             self._pictures(),
-            Admission("pictures", settings.max_pictures_in_flight),
+            Line(
+                Admission("pictures", settings.max_pictures_in_flight),
+                settings.max_pictures_at_work or _pictures_at_work(settings),
+            ),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
 
@@ -222,3 +225,8 @@ def _shared_memory(settings: Settings) -> SharedMemory | None:
             error,
         )
         return None
+
+
+def _pictures_at_work(settings: Settings) -> int:
+    """Return how many pictures keep the models of one gateway's share of the machine busy."""
+    return max(2, 2 * processor_count() // settings.workers)

@@ -8,7 +8,7 @@ import numpy as np
 
 from shitu_models.boxes import Boxes, areas, clip
 from shitu_models.specs import ModelSpec
-from shitu_server.admission import Admission
+from shitu_server.admission import Line
 from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, UnavailableError
@@ -70,7 +70,7 @@ class Pipeline:
         models: Models,
         gallery: Gallery,
         pictures: Pictures,
-        admission: Admission,
+        line: Line,
         limits: PipelineLimits,
     ) -> None:
         """Take the parts.
@@ -79,13 +79,13 @@ class Pipeline:
             models: what is served at first.
             gallery: where vectors are searched.
             pictures: decodes and cuts.
-            admission: of requests, which are refused over it at their entrance; crops are limited for each encoder beside it.
+            line: that requests stand in.
             limits: of one request.
         """
         self._models = models
         self._gallery = gallery
         self._pictures = pictures
-        self._admission = admission
+        self._line = line
         self._limits = limits
 
     @property
@@ -129,11 +129,9 @@ class Pipeline:
         call = Call(deadline_s, box_field="options.boxes[{}]".format)
         check_options(gallery, options, self._limits)
         detector = self._detector_for(options)
-        with self._admission.admit(deadline_s):
+        async with self._line.turn(deadline_s):
             target = await self.target(gallery, deadline_s=deadline_s)
             encoder = target.encoder
-            # Work whose second half would have to wait is not begun.
-            encoder.crops.check()
             async with self._pictures.opened(content, call, detector.spec if detector else None) as decoded:
                 width, height = decoded.size
                 objects = await self._objects(decoded, detector, options, call)
@@ -153,10 +151,12 @@ class Pipeline:
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         check_thresholds(options, self._limits)
         detector = self._models.detector
-        with self._admission.admit(deadline_s):
-            async with self._pictures.opened(content, call, detector.spec) as decoded:
-                width, height = decoded.size
-                detections = await self._detected(decoded, detector, options, call)
+        async with (
+            self._line.turn(deadline_s),
+            self._pictures.opened(content, call, detector.spec) as decoded,
+        ):
+            width, height = decoded.size
+            detections = await self._detected(decoded, detector, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
     async def embed(
@@ -164,11 +164,9 @@ class Pipeline:
     ) -> Embedding:
         """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
         call = Call(deadline_s)
-        encoder.crops.check()
-        with self._admission.admit(deadline_s):
-            async with self._pictures.opened(content, call) as decoded:
-                chosen = self._chosen(decoded, boxes, call)
-                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+        async with self._line.turn(deadline_s), self._pictures.opened(content, call) as decoded:
+            chosen = self._chosen(decoded, boxes, call)
+            vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
         return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
@@ -187,21 +185,21 @@ class Pipeline:
         Errors name `field_name`.image and `field_name`.box. Raises as `embed`.
         """
         call = _item_call(field_name, deadline_s)
-        encoder.crops.check()
         best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
         detector = self._detector_for(best)
-        with self._admission.admit(deadline_s):
-            async with self._pictures.opened(content, call, detector.spec if detector else None) as decoded:
-                chosen = await self._objects(decoded, detector, best, call)
-                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
-                return ItemEmbedding(vectors[0], await self._pictures.thumbnail(decoded.picture, chosen.boxes[0]))
+        async with (
+            self._line.turn(deadline_s),
+            self._pictures.opened(content, call, detector.spec if detector else None) as decoded,
+        ):
+            chosen = await self._objects(decoded, detector, best, call)
+            vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+            return ItemEmbedding(vectors[0], await self._pictures.thumbnail(decoded.picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
         """Return the thumbnail alone. Raises as `embed_item`."""
         call = _item_call(field_name, deadline_s)
-        with self._admission.admit(deadline_s):
-            async with self._pictures.opened(content, call) as decoded:
-                return await self._pictures.thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
+        async with self._line.turn(deadline_s), self._pictures.opened(content, call) as decoded:
+            return await self._pictures.thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
 
     def _detector_for(self, options: RecognizeOptions) -> ServedDetector | None:
         return None if len(options.boxes) or options.skip_detection else self._models.detector

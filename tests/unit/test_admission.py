@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from shitu_server.admission import Admission, patiently
+from shitu_server.admission import Admission, Line, patiently
 from shitu_server.errors import DeadlineExceededError, OverloadedError
 
 
@@ -151,3 +151,41 @@ def test_what_fails_at_once_says_nothing_of_how_long_work_takes():
             raise asyncio.CancelledError
     with admission.admit(), pytest.raises(OverloadedError):
         admission.admit(time.monotonic() + 0.05).__enter__()
+
+
+async def worked(line: Line, seconds: float, deadline_s: float | None = None) -> None:
+    async with line.turn(deadline_s):
+        await asyncio.sleep(seconds)
+
+
+async def test_a_line_is_worked_on_in_order_so_many_at_a_time():
+    line, at_work, most, order = Line(Admission("pictures", limit=20), 3), 0, 0, []
+
+    async def one(number: int) -> None:
+        nonlocal at_work, most
+        async with line.turn(None):
+            order.append(number)
+            at_work += 1
+            most = max(most, at_work)
+            await asyncio.sleep(0.01)
+            at_work -= 1
+
+    await asyncio.gather(*map(one, range(20)))
+    assert order == list(range(20))
+    assert most == 3
+
+
+async def test_what_the_line_has_kept_too_long_is_not_begun():
+    line = Line(Admission("pictures", limit=20), 1)
+    await worked(line, 0.2)
+    first = asyncio.create_task(worked(line, 0.35))
+    await asyncio.sleep(0.01)
+    start_s = time.monotonic()
+    with pytest.raises(OverloadedError, match=r"the work takes about 0\.[12]. s, and 0\.[01]. s are left"):
+        await worked(line, 1.0, start_s + 0.42)
+    assert time.monotonic() - start_s < 0.42
+    await first
+    for _ in range(40):  # it is forgotten that work took so long: nothing shorter could be seen otherwise
+        with contextlib.suppress(OverloadedError):
+            await worked(line, 0.001, time.monotonic() + 0.05)
+    await worked(line, 0.001, time.monotonic() + 0.05)
