@@ -6,7 +6,6 @@ Triton's own queue policies are not used: they stall the batcher and collapse go
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections import deque
@@ -20,11 +19,8 @@ T = TypeVar("T")
 
 _MAX_PATIENCE_S: Final = 60.0
 """How long a call without a deadline is tried again."""
-_LEAST_RETRY_S: Final = 0.1
-_MOST_RETRY_S: Final = 5.0
-"""Of what refused requests are told, which is otherwise how long what is in flight takes."""
-_MEMORY: Final = 0.9
-"""Share of what was seen before that counts on when one more is seen: after 22 a tenth is left."""
+_RETRY_S: Final = 0.2
+"""What is refused for its number is told, where nothing is known of how long it takes."""
 
 
 class _Waiter(NamedTuple):
@@ -32,85 +28,39 @@ class _Waiter(NamedTuple):
     granted: asyncio.Future[None]
 
 
-class _Pace:
-    """How long each of those in flight takes, by what was seen last; requests of long queues tell most of it."""
-
-    def __init__(self) -> None:
-        self._took_s = 0.0
-        self._among = 0.0
-
-    def note(self, took_s: float, among: int) -> None:
-        """One left that came as the last of so many in flight."""
-        self._took_s = _MEMORY * self._took_s + took_s
-        self._among = _MEMORY * self._among + among
-
-    def fade(self) -> None:
-        """Trust what was seen a little less: it keeps new things from being seen."""
-        self._took_s *= _MEMORY
-
-    def wait_s(self, among: int) -> float:
-        """Return how long one will probably take that comes as the last of so many; 0 where nothing was seen yet."""
-        return among * self._took_s / self._among if self._among else 0.0
-
-
 class Admission:
-    """Counts what is in flight: pictures, pixels, crops or calls. Belongs to one event loop."""
+    """Counts what is in flight: pixels, crops or calls. Belongs to one event loop."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
         self._waiters: deque[_Waiter] = deque()
-        self._pace = _Pace()
         self.in_flight = 0
 
-    def check(self) -> None:
-        """Raise OverloadedError where the limit is reached."""
-        if self.in_flight >= self._limit:
-            raise self.refusal(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}")
+    @property
+    def is_full(self) -> bool:
+        """Whether the next one would have to wait, or be refused."""
+        return self.in_flight >= self._limit or bool(self._waiters)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._waiters)
 
     @contextmanager
-    def admit(self, deadline_s: float | None = None) -> Iterator[None]:
+    def admit(self) -> Iterator[None]:
         """Count one while the body runs.
 
-        Args:
-            deadline_s: a time of `time.monotonic()`; what would probably not be done by then is not begun. Were it, a queue
-                longer than the clients' patience would be all work that nobody waits for any more.
-
         Raises:
-            OverloadedError: the limit is reached, or the deadline is too near.
+            OverloadedError: the limit is reached.
         """
-        self.check()
-        self._check_time(deadline_s)
+        if self.in_flight >= self._limit:
+            raise busy(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}", _RETRY_S)
         self.in_flight += 1
-        among, begin_s = self.in_flight, time.monotonic()
         try:
             yield
-        except (DeadlineExceededError, asyncio.CancelledError):
-            self._note_cut_off(time.monotonic() - begin_s, among)
-            raise
-        else:
-            self._pace.note(time.monotonic() - begin_s, among)
         finally:
             self._release(1)
-
-    def _check_time(self, deadline_s: float | None) -> None:
-        if deadline_s is None or not self.in_flight:  # one is always tried: else nothing new would ever be seen
-            return
-        wait_s, left_s = self._pace.wait_s(self.in_flight + 1), deadline_s - time.monotonic()
-        if wait_s > left_s:
-            raise self.refusal(
-                f"with {self.in_flight} {self._name} in flight this takes about {wait_s:.2f} s, and {max(0.0, left_s):.2f} s are left"
-            )
-
-    def _note_cut_off(self, took_s: float, among: int) -> None:
-        """One was given up: it would have taken longer, which says something only where that is long already."""
-        if took_s > self._pace.wait_s(among):
-            self._pace.note(took_s, among)
-
-    def refusal(self, why: str) -> OverloadedError:
-        """Return the error for a request that is not done now, with the time when to come again."""
-        retry_after_s = min(max(self._pace.wait_s(self.in_flight), _LEAST_RETRY_S), _MOST_RETRY_S)
-        return OverloadedError(f"busy: {why}; try again in about {retry_after_s:.1f} s", retry_after_s)
 
     @asynccontextmanager
     async def room(self, amount: int, deadline_s: float | None) -> AsyncIterator[None]:
@@ -158,51 +108,6 @@ class Admission:
                 waiter.granted.set_result(None)
 
 
-class Line:
-    """Requests are worked on in the order in which they came, so many at a time: all at once would be done at the same time, late.
-
-    Belongs to one event loop.
-    """
-
-    def __init__(self, requests: Admission, most_at_work: int) -> None:
-        """Begin with nobody in line.
-
-        Args:
-            requests: those in line and those at work; over its limit they are refused at their entrance.
-            most_at_work: 1 or more.
-        """
-        self._requests = requests
-        self._work = Admission("requests at work", most_at_work)
-        self._pace = _Pace()
-        """Of work alone."""
-
-    @asynccontextmanager
-    async def turn(self, deadline_s: float | None) -> AsyncIterator[None]:
-        """Wait for one's turn, which lasts as long as the body.
-
-        Raises:
-            OverloadedError: there are too many; or, on coming or when it is one's turn, it would not be done in time.
-            DeadlineExceededError: the turn did not come in time.
-        """
-        with self._requests.admit(deadline_s):
-            async with self._work.room(1, deadline_s):
-                self._check_time(deadline_s)
-                begin_s = time.monotonic()
-                yield
-                self._pace.note(time.monotonic() - begin_s, 1)
-
-    def _check_time(self, deadline_s: float | None) -> None:
-        """Leave out what the line has kept too long: models would run for an answer that comes too late."""
-        left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceededError("the deadline passed while the request stood in line")
-        if self._pace.wait_s(1) > left_s:
-            self._pace.fade()
-            raise self._requests.refusal(
-                f"the work takes about {self._pace.wait_s(1):.2f} s, and {left_s:.2f} s are left"
-            )
-
-
 async def patiently(work: Callable[[], Awaitable[T]], deadline_s: float | None) -> T:
     """Do work again and again while it is refused as too much, until the deadline (a time of `time.monotonic()`).
 
@@ -221,3 +126,8 @@ async def patiently(work: Callable[[], Awaitable[T]], deadline_s: float | None) 
             if time.monotonic() + pause_s >= end_s:
                 raise
             await asyncio.sleep(pause_s)
+
+
+def busy(why: str, retry_after_s: float) -> OverloadedError:
+    """Return the error for what is not done now."""
+    return OverloadedError(f"busy: {why}; try again in about {retry_after_s:.1f} s", retry_after_s)

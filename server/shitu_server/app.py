@@ -12,13 +12,15 @@ from grpc_reflection.v1alpha import reflection
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
 from shitu_models.specs import Profile
+from shitu_models.triton_config import Accelerator
 from shitu_server.addresses import joined
-from shitu_server.admission import Admission, Line
+from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery_connection import connected
 from shitu_server.images import ImageLimits, ImageWorkers
+from shitu_server.line import Line
 from shitu_server.pictures import Pictures
 from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.processors import processor_count
@@ -117,10 +119,7 @@ class Gateway:
             models,
             self._gallery,
             self._pictures(),
-            Line(
-                Admission("pictures", settings.max_pictures_in_flight),
-                settings.max_pictures_at_work or _pictures_at_work(settings),
-            ),
+            Line(settings.max_pictures_in_flight, settings.max_pictures_at_work or self._pictures_at_work()),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
 
@@ -128,6 +127,14 @@ class Gateway:
         settings = self._settings
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px)
         return Pictures(self._workers, Admission("pixels", settings.max_pixels_in_flight), limits)
+
+    def _pictures_at_work(self) -> int:
+        """Return how many pictures keep the models busy: where those run elsewhere, or on a GPU, as many as there may be."""
+        settings = self._settings
+        assert self._served is not None
+        if not self._served.embedded or settings.accelerator in {Accelerator.CUDA, Accelerator.TENSORRT}:
+            return settings.max_pictures_in_flight
+        return max(2, 2 * processor_count() // settings.workers)
 
     def _models(self, served: Served) -> Models:
         spec = served.detector.spec
@@ -225,8 +232,3 @@ def _shared_memory(settings: Settings) -> SharedMemory | None:
             error,
         )
         return None
-
-
-def _pictures_at_work(settings: Settings) -> int:
-    """Return how many pictures keep the models of one gateway's share of the machine busy."""
-    return max(2, 2 * processor_count() // settings.workers)

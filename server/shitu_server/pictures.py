@@ -70,12 +70,22 @@ class Pictures:
         self._pixels = pixels
         self._limits = limits
 
+    async def pixel_count(self, content: bytes, call: Call) -> int:
+        """Return how many pixels a picture has, by its header alone. Raises InvalidImageError, see `images.pixel_count`."""
+        count = quick_pixel_count(content, self._limits, call.image_field)
+        if count is None:
+            count = await self._workers.run(lambda: pixel_count(content, self._limits, call.image_field))
+        return count
+
     @asynccontextmanager
-    async def opened(self, content: bytes, call: Call, detector: ModelSpec | None = None) -> AsyncIterator[Decoded]:
+    async def opened(
+        self, content: bytes, count: int, call: Call, detector: ModelSpec | None = None
+    ) -> AsyncIterator[Decoded]:
         """Decode a picture; its pixels count as in flight while the body runs, which must not keep it longer.
 
         Args:
             content: of the file.
+            count: of its pixels, as `pixel_count` tells it.
             call: of the request.
             detector: whose input is to be made too.
 
@@ -83,9 +93,6 @@ class Pictures:
             InvalidImageError: see `images.decode`.
             DeadlineExceededError: there was no room in time.
         """
-        count = quick_pixel_count(content, self._limits, call.image_field)
-        if count is None:
-            count = await self._workers.run(lambda: pixel_count(content, self._limits, call.image_field))
         async with self._pixels.room(count, call.deadline_s):
             yield await self._decoded(content, call, detector)
 

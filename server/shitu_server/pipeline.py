@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from shitu_models.boxes import Boxes, areas, clip
 from shitu_models.specs import ModelSpec
-from shitu_server.admission import Line
 from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, UnavailableError
+from shitu_server.line import Line
 from shitu_server.pictures import Call, Decoded, Pictures
 from shitu_server.recognition_checks import check_box, check_options, check_thresholds
 from shitu_server.recognitions import (
@@ -79,7 +81,7 @@ class Pipeline:
             models: what is served at first.
             gallery: where vectors are searched.
             pictures: decodes and cuts.
-            line: that requests stand in.
+            line: that requests stand in for the models.
             limits: of one request.
         """
         self._models = models
@@ -128,11 +130,10 @@ class Pipeline:
         """
         call = Call(deadline_s, box_field="options.boxes[{}]".format)
         check_options(gallery, options, self._limits)
-        detector = self._detector_for(options)
-        async with self._line.turn(deadline_s):
+        with self._line.admit(deadline_s):
             target = await self.target(gallery, deadline_s=deadline_s)
             encoder = target.encoder
-            async with self._pictures.opened(content, call, detector.spec if detector else None) as decoded:
+            async with self._at_work(content, call, options) as (decoded, detector):
                 width, height = decoded.size
                 objects = await self._objects(decoded, detector, options, call)
                 vectors = await self._embedded(decoded.picture, objects.boxes, encoder, call)
@@ -150,13 +151,11 @@ class Pipeline:
         call = Call(deadline_s)
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         check_thresholds(options, self._limits)
-        detector = self._models.detector
-        async with (
-            self._line.turn(deadline_s),
-            self._pictures.opened(content, call, detector.spec) as decoded,
-        ):
-            width, height = decoded.size
-            detections = await self._detected(decoded, detector, options, call)
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call, options) as (decoded, detector):
+                assert detector is not None
+                width, height = decoded.size
+                detections = await self._detected(decoded, detector, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
     async def embed(
@@ -164,9 +163,10 @@ class Pipeline:
     ) -> Embedding:
         """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
         call = Call(deadline_s)
-        async with self._line.turn(deadline_s), self._pictures.opened(content, call) as decoded:
-            chosen = self._chosen(decoded, boxes, call)
-            vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call) as (decoded, _):
+                chosen = self._chosen(decoded, boxes, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
         return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
@@ -186,23 +186,35 @@ class Pipeline:
         """
         call = _item_call(field_name, deadline_s)
         best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
-        detector = self._detector_for(best)
-        async with (
-            self._line.turn(deadline_s),
-            self._pictures.opened(content, call, detector.spec if detector else None) as decoded,
-        ):
-            chosen = await self._objects(decoded, detector, best, call)
-            vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
-            return ItemEmbedding(vectors[0], await self._pictures.thumbnail(decoded.picture, chosen.boxes[0]))
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call, best) as (decoded, detector):
+                chosen = await self._objects(decoded, detector, best, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+                return ItemEmbedding(vectors[0], await self._pictures.thumbnail(decoded.picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
         """Return the thumbnail alone. Raises as `embed_item`."""
         call = _item_call(field_name, deadline_s)
-        async with self._line.turn(deadline_s), self._pictures.opened(content, call) as decoded:
-            return await self._pictures.thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call) as (decoded, _):
+                return await self._pictures.thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
 
-    def _detector_for(self, options: RecognizeOptions) -> ServedDetector | None:
-        return None if len(options.boxes) or options.skip_detection else self._models.detector
+    @asynccontextmanager
+    async def _at_work(
+        self, content: bytes, call: Call, options: RecognizeOptions | None = None
+    ) -> AsyncIterator[tuple[Decoded, ServedDetector | None]]:
+        """Wait for the turn of a request that was admitted, and decode its picture; both last as long as the body.
+
+        Yields the picture with the detector that is to be run, if the options say so. What its header tells of a picture is told at
+        once. The detector is that which is served when the turn comes: after a reload the former one is not there for long.
+        """
+        count = await self._pictures.pixel_count(content, call)
+        async with self._line.turn(call.deadline_s):
+            detects = options is not None and not (len(options.boxes) or options.skip_detection)
+            detector = self._models.detector if detects else None
+            spec = None if detector is None else detector.spec
+            async with self._pictures.opened(content, count, call, spec) as decoded:
+                yield decoded, detector
 
     async def _objects(
         self, decoded: Decoded, detector: ServedDetector | None, options: RecognizeOptions, call: Call

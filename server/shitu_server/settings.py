@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
     max_pictures_at_work: Annotated[int, Field(ge=0)] = 0
     """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes two for each processor, shared among the
-    `workers`."""
+    `workers`; all that are in flight where the models run on a GPU, or in a Triton elsewhere."""
     max_pixels_in_flight: Annotated[int, Field(ge=1024)] = 300_000_000
     """Of decoded pictures in one gateway, three bytes each; requests over it wait."""
     max_bulk_calls_in_flight: Annotated[int, Field(ge=1)] = 32

@@ -17,7 +17,7 @@ pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[
 pytestmark = [pytest.mark.train, pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ENCODER = "PP-ShiTuV2_rec"
-AT_START = "paddlex, index read at start"
+AT_START = "paddlex, index at start"
 MARK = "SHITU_BENCH_PEERS_TEST"
 SHORT = ("--encoder", ENCODER, "--pairs", "2", "--slice", "2", "--trial", "1", "--clients", "4", "--budget", "60")
 

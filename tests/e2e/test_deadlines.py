@@ -12,11 +12,12 @@ import pytest
 from tests.drawn import scene_picture
 
 from shitu_models.specs import DEMO_DET, DEMO_REC, Precision, Profile
-from shitu_server.admission import Admission, Line
+from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
+from shitu_server.line import Line
 from shitu_server.pictures import Pictures
 from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
@@ -67,7 +68,7 @@ async def pipeline(silent, tmp_path):
         Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
         gallery,
         Pictures(workers, Admission("pixels", 10**9), ImageLimits()),
-        Line(Admission("pictures", 4), 4),
+        Line(4, 4),
         PipelineLimits(),
     )
     await triton.close()
@@ -115,6 +116,6 @@ async def test_a_full_gateway_refuses_before_it_asks_the_gallery(pipeline):
         await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
     with ExitStack() as full:
         for _ in range(4):
-            full.enter_context(pipeline._line._requests.admit())
+            full.enter_context(pipeline._line.admit(None))
         with pytest.raises(OverloadedError):
             await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
