@@ -56,7 +56,7 @@ def ceiling_table(results: Mapping[str, Any]) -> str:
     """Return the whole server beside its models alone."""
     lines = [
         (
-            f"{_machine(results)}; 640x480 JPEG with 3 objects in a closed loop; ONNX Runtime {results['versions']['onnxruntime']} and Triton "
+            f"{machine_of(results)}; 640x480 JPEG with 3 objects in a closed loop; ONNX Runtime {results['versions']['onnxruntime']} and Triton "
             f"of nvidia-pytriton {results['versions']['nvidia-pytriton']}; pairs of slices in turns, median (quartiles); commit "
             f"{commit_of(results)}. The load generator runs on the same cores: *its CPU* is its share of them, and the last ratio is what "
             "the server reaches of the rest."
@@ -116,7 +116,7 @@ def quality_table(results: Mapping[str, Any]) -> str:
     search, found = results["search"], results["recognition"]
     lines = [
         (
-            f"{search['items']:,} synthetic products of 512 numbers, batches of 64, one thread of {_machine(results)}; median (quartiles) of "
+            f"{search['items']:,} synthetic products of 512 numbers, batches of 64, one thread of {machine_of(results)}; median (quartiles) of "
             f"turns; commit {commit_of(results)}. *Width*: lists that are looked through (IVF), rows that are kept in view (HNSW); *of its "
             "own* 1 is what the server chose for a recall of 0.99."
         ),
@@ -152,10 +152,11 @@ def _not_measured(results: Mapping[str, Any]) -> str:
 
 
 def _device(results: Mapping[str, Any]) -> str:
-    return results["device_name"] or f"{results['threads']} threads of {_machine(results)}"
+    return results["device_name"] or f"{results['threads']} threads of {machine_of(results)}"
 
 
-def _machine(results: Mapping[str, Any]) -> str:
+def machine_of(results: Mapping[str, Any]) -> str:
+    """Return processor and cores."""
     machine = results["machine"]
     return f"{machine['processor']} ({machine['cores']} cores)"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ _NOTES: Final = (
     "Its answers hold no drawn pictures here (Serving.visualize off), which it makes by default.",
     "Its detector doubles feature maps by repeating them: with the operator of the official export oneDNN fails in Paddle 3.3.1.",
     "The server that is not under load stays up, idle.",
+    "shitu serves with the profile paddlex, whose preprocessing is PaddleX's.",
 )
 
 
@@ -48,38 +49,38 @@ class PeersPlan:
     cache: Path | None = None
 
 
-def measured_peers(plan: PeersPlan, console: Console) -> dict[str, Any]:
+def measured_peers(plan: PeersPlan, console: Console, kept: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Measure, and return the results.
+
+    Args:
+        plan: what is measured.
+        console: is told what goes on.
+        kept: is given the results so far after each gallery, since all together take most of an hour.
 
     Raises:
         BenchError: PaddleX or Paddle is missing, or a server does not do what it should.
     """
     environment = PeerEnvironment(plan.peer_python)
-    facts = environment.facts()
-    end_s = time.monotonic() + plan.budget_s
-    names = [PP_SHITUV2_DET.name, *plan.encoders]
-    shared = shared_models(names, console, seed=WEIGHTS_SEED, cache=plan.cache)
+    facts, end_s = environment.facts(), time.monotonic() + plan.budget_s
+    shared = shared_models([PP_SHITUV2_DET.name, *plan.encoders], console, seed=WEIGHTS_SEED, cache=plan.cache)
     with console.status("choosing pictures with about three objects"):
         pictures = chosen_pictures(shared.repository, PP_SHITUV2_DET.name, plan.seed)
         products = product_pictures(plan.seed)
-    encoders = {}
+    results = _without_figures(plan, facts, pictures)
     with PeersBoard(console) as board:
         for number, encoder in enumerate(plan.encoders):
+
+            def keep(figures: dict[str, Any], encoder: str = encoder) -> None:
+                results["encoders"][encoder] = figures
+                kept(results)
+
             models = PeerModels(encoder, shared.directories, pictures.threshold)
             share_s = (end_s - time.monotonic()) / (len(plan.encoders) - number)
             with tempfile.TemporaryDirectory(prefix="shitu-peers-") as folder:
                 contest = Contest(environment, models, pictures, products, plan.course, board, Path(folder), plan.seed)
                 options = _options(plan, shared.repository, encoder)
-                encoders[encoder] = _encoder_figures(contest, options, plan.gallery_sizes, share_s)
-    figures = {
-        "clients": plan.course.slices.concurrency,
-        "pictures": _described(pictures),
-        "paddlex": {**facts, "notes": list(_NOTES)},
-        "shitu": {**_options(plan, shared.repository, plan.encoders[0]).described(), "encoder": "as measured"},
-        "weights_seed": WEIGHTS_SEED,
-        "encoders": encoders,
-    }
-    return record(figures, seed=plan.seed, packages=_PACKAGES)
+                _measure_encoder(contest, options, plan.gallery_sizes, share_s, keep)
+    return results
 
 
 def faults_of(results: Mapping[str, Any]) -> list[str]:
@@ -95,7 +96,27 @@ def faults_of(results: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _encoder_figures(contest: Contest, options: ServerOptions, sizes: Sequence[int], budget_s: float) -> dict[str, Any]:
+def _without_figures(plan: PeersPlan, facts: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
+    """Return what all figures have in common, and a place for them."""
+    common = {
+        "clients": plan.course.slices.concurrency,
+        "pictures": _described(pictures),
+        "paddlex": {**facts, "notes": list(_NOTES)},
+        "shitu": {**plan.server.described(), "detector": PP_SHITUV2_DET.name, "encoder": "as measured"},
+        "weights_seed": WEIGHTS_SEED,
+        "encoders": {},
+    }
+    return record(common, seed=plan.seed, packages=_PACKAGES)
+
+
+def _measure_encoder(
+    contest: Contest,
+    options: ServerOptions,
+    sizes: Sequence[int],
+    budget_s: float,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure each gallery, and keep the figures so far after it."""
     end_s = time.monotonic() + budget_s
     figures: dict[str, Any] = {"paddlex": contest.find_configuration(), "galleries": {}}
     with BenchServer(options) as ours:
@@ -103,7 +124,7 @@ def _encoder_figures(contest: Contest, options: ServerOptions, sizes: Sequence[i
             now_s = time.monotonic()
             share_s = (end_s - now_s) / (len(sizes) - number)
             figures["galleries"][str(size)] = contest.measured(ours, size, now_s + share_s)
-    return figures
+            keep(figures)
 
 
 def _options(plan: PeersPlan, repository: Path, encoder: str) -> ServerOptions:

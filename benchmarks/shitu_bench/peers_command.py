@@ -17,7 +17,7 @@ from shitu_models.specs import PP_SHITUV2_REC, PP_SHITUV2_REC_CLIP_VIT_BASE
 _PEER_PYTHON: Final = Path(__file__).resolve().parents[2] / ".venv-peer" / "bin" / "python"
 _ENCODERS: Final = (PP_SHITUV2_REC.name, PP_SHITUV2_REC_CLIP_VIT_BASE.name)
 _GALLERY_SIZES: Final = (100, 100_000)
-_COLUMNS: Final = ("per s", "p50, s", "p99, s", "CPU s each", "we, times as fast", "p99")
+_COLUMNS: Final = ("per s", "p50, s", "p99, s", "CPU s", "faster by", "p99 by")
 
 
 def peers(
@@ -69,8 +69,7 @@ def peers(
     )
     console = Console(stderr=True)
     with options.ending_in_order(console):
-        results = measured_peers(plan, console)
-        options.keep(results, out)
+        results = measured_peers(plan, console, lambda so_far: options.keep(so_far, out))
         for name, figures in results["encoders"].items():
             Console().print(_table(name, figures))
         if faults := faults_of(results):
@@ -79,8 +78,8 @@ def peers(
 
 def _table(encoder: str, figures: Mapping[str, Any]) -> Table:
     table = Table(title=f"Detector and {encoder}", caption=f"PaddleX with {figures['paddlex']['configuration']}")
-    table.add_column("gallery", justify="right")
-    table.add_column("server")
+    table.add_column("gallery", justify="right", no_wrap=True)
+    table.add_column("server", overflow="fold", min_width=12)
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for size, gallery in figures["galleries"].items():

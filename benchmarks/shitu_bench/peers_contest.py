@@ -23,7 +23,7 @@ from shitu_bench.server import BenchServer
 OURS: Final = "shitu"
 PADDLEX: Final = "paddlex"
 """A request names its gallery by the key, as its API has it; the index is read again for each."""
-PADDLEX_AT_START: Final = "paddlex, index read at start"
+PADDLEX_AT_START: Final = "paddlex, index at start"
 """The pipeline's yaml names the one gallery; it cannot change while PaddleX runs."""
 
 

@@ -20,6 +20,7 @@ from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.runs import PACKAGES
 from shitu_bench.load.targets import target_of
 from shitu_bench.processes import ServerProcesses
+from shitu_bench.processor_quota import limited
 from shitu_bench.records import record
 from shitu_bench.scaling_models import ZERO_DET, ZERO_REC, place_zero_models
 from shitu_bench.server import BenchServer, ServerOptions
@@ -39,6 +40,8 @@ class ScalingOptions:
     """Runs of each server."""
     pin: bool = False
     """Each gateway has one processor to itself; all else, the generator too, has those that are left, or all where none is."""
+    quota: float = 0.0
+    """Processors' time that each gateway may use, so that several gateways together leave enough for all else; 0 does not limit."""
     environment: tuple[tuple[str, str], ...] = ()
     """More SHITU_* variables of both servers."""
 
@@ -58,6 +61,7 @@ def scaling_results(workload: WorkloadOptions, options: ScalingOptions, console:
     figures = {
         "workers": options.workers,
         "pinned": options.pin,
+        "quota": options.quota,
         "pairs": options.pairs,
         "environment": dict(options.environment),
         "workload": workload.described(),
@@ -91,7 +95,14 @@ def _targets(workload: WorkloadOptions, options: ScalingOptions, console: Consol
             targets[workers] = target_of(running, workload, console)
         if options.pin:
             stack.enter_context(_pinned([target.processes for target in targets.values() if target.processes]))
+        if options.quota:
+            stack.enter_context(limited(_gateways(targets), options.quota))
         yield targets
+
+
+def _gateways(targets: dict[int, Target]) -> list[list[psutil.Process]]:
+    servers = [target.processes.parts() for target in targets.values() if target.processes is not None]
+    return [processes for parts in servers for part, processes in parts.items() if part.startswith("gateway")]
 
 
 def _runs(targets: dict[int, Target], options: ScalingOptions, console: Console) -> Runs:

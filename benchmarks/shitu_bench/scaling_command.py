@@ -21,6 +21,12 @@ def scaling(
     warm_up: Annotated[float, typer.Option(min=0, max=600, help="Before each, seconds.")] = 1.0,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Callers.")] = 24,
     pin: Annotated[bool, typer.Option("--pin", help="Give each gateway one processor of its own.")] = False,
+    quota: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Processors' time that each gateway may use: several must leave enough for all else."
+        ),
+    ] = 0.0,
     pictures: options.Pictures = 16,
     vectors: options.Vectors = 0,
     processes: options.Processes = 1,
@@ -38,7 +44,7 @@ def scaling(
     variables = tuple(options.environment_of(environment).items())
     console = Console(stderr=True)
     with options.ending_in_order(console):
-        chosen = ScalingOptions(plan, workers, pairs, pin, variables)
+        chosen = ScalingOptions(plan, workers, pairs, pin, quota, variables)
         results = scaling_results(
             WorkloadOptions(picture_count=pictures, vector_count=vectors, seed=seed), chosen, console
         )

@@ -46,9 +46,10 @@ _REPEATABLE: Final = {
 
 Not the others: to create or restore a gallery again fails because it is there, to delete or remove again answers that nothing is
 there, Reembed is refused when it is done, and Rollback undoes itself."""
-_RETRY_TOKENS: Final = 20
-"""Each failure takes one, each success gives a tenth back, and with half of them gone nothing is repeated: a server in trouble
-gets at most a tenth more calls, not four times as many."""
+_RETRY_TOKENS: Final = 200
+"""Each failed attempt takes one, each success gives a tenth back, and with half of them gone nothing is repeated. A hundred are enough
+for all that is in flight when a gateway is started again; a server that stays in trouble gets a tenth more calls, not four times as
+many."""
 _RETRIES: Final = json.dumps(
     {
         "retryThrottling": {"maxTokens": _RETRY_TOKENS, "tokenRatio": 0.1},

@@ -29,6 +29,8 @@ _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 _FORMAT_NAMES: Final = "JPEG, PNG, WebP or BMP"
 _SIXTEEN_BIT_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _THUMBNAIL_QUALITY: Final = 90
+_QUICK_BYTES: Final = 1024 * 1024
+"""A JPEG of nothing but markers, which is the worst to look through, takes 2 ms."""
 
 # The limits below are checked against the header first; Pillow's own one would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -52,13 +54,13 @@ def pixel_count(content: bytes, limits: ImageLimits, field: str = "image") -> in
     Raises:
         InvalidImageError: as `decode`, save for damage behind the header.
     """
-    width, height = _checked_size(content, limits, field)
+    width, height = _checked_size(content, jpeg.size_of(content), limits, field)
     return width * height
 
 
-def quick_pixel_count(content: bytes, limits: ImageLimits, field: str = "image") -> int | None:
-    """Return what `pixel_count` returns where that takes microseconds, else None: an event loop need not go to a thread for it."""
-    return pixel_count(content, limits, field) if jpeg.size_of(content) is not None else None
+def is_counted_at_once(content: bytes) -> bool:
+    """Return whether `pixel_count` takes microseconds, so that an event loop need not go to a thread for it."""
+    return len(content) <= _QUICK_BYTES and jpeg.size_of(content) is not None
 
 
 def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture:
@@ -72,22 +74,25 @@ def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture
     Raises:
         InvalidImageError: empty, too large, of another format, damaged, animated or too small; names `field`.
     """
-    _checked_size(content, limits, field)
-    pixels = jpeg.decoded(content)
+    size = jpeg.size_of(content)
+    _checked_size(content, size, limits, field)
+    pixels = None if size is None else jpeg.decoded(content)
     if pixels is not None:
         return pixels
     with _checked(content, limits, field) as image:
         return _to_rgb(image, field)
 
 
-def _checked_size(content: bytes, limits: ImageLimits, field: str) -> tuple[int, int]:
+def _checked_size(
+    content: bytes, jpeg_size: tuple[int, int] | None, limits: ImageLimits, field: str
+) -> tuple[int, int]:
+    """Return width and height; those of an ordinary JPEG are known already."""
     _check_bytes(content, limits, field)
-    size = jpeg.size_of(content)
-    if size is None:
+    if jpeg_size is None:
         with _checked(content, limits, field) as image:
             return image.size
-    _check_size(*size, limits, field)
-    return size
+    _check_size(*jpeg_size, limits, field)
+    return jpeg_size
 
 
 @contextmanager

@@ -41,15 +41,12 @@ def size_of(content: bytes) -> tuple[int, int] | None:
 
 
 def decoded(content: bytes) -> Pixels | None:
-    """Return uint8 RGB [H, W, 3], upright; None where the file is not an ordinary JPEG or libjpeg has anything to say about it.
-
-    The size must have been checked.
-    """
-    if size_of(content) is None:
-        return None
+    """Return uint8 RGB [H, W, 3], upright, of a file whose `size_of` is known and was checked; None where libjpeg complains."""
     try:
         pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
         turn = _UPRIGHT.get(_orientation(content))
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001  Pillow judges it, and says what is wrong
         return None
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))

@@ -18,6 +18,8 @@ from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
 
 _PREFIX: Final = "SHITU_"
+LEAST_AGE_S: Final = 0.1
+"""Clients that connect anew more often do nothing else."""
 _WEB_ADDRESS: Final = re.compile(r"https?://[^/\s]+:[0-9]+/?")
 
 
@@ -104,9 +106,9 @@ class Settings(BaseSettings):
     """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
-    triton_shared_memory: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,200}$")] = ""
-    """Name in /dev/shm of this gateway's own segment, through which pixels go to a Triton on the same host; in messages where
-    unset. `--role all` gives each gateway one for the embedded Triton."""
+    triton_shared_memory: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,160}$")] = ""
+    """How the segments in /dev/shm begin through which pixels go to a Triton elsewhere on the same host, which must run as the same
+    user; in messages where unset. The embedded Triton gets them so anyway."""
     triton_shared_memory_bytes: Annotated[int, Field(ge=1024 * 1024, le=16 * 1024**3)] = 32 * 1024 * 1024
     """Of each gateway; what does not fit goes in messages."""
 
@@ -157,6 +159,13 @@ class Settings(BaseSettings):
             raise ValueError("expected one or more different names with commas between")
         return ",".join(names)
 
+    @field_validator("max_connection_age_s")
+    @classmethod
+    def _age(cls, seconds: float) -> float:
+        if 0 < seconds < LEAST_AGE_S:
+            raise ValueError(f"expected 0 or at least {LEAST_AGE_S:g}")
+        return seconds
+
     @field_validator("milvus_address")
     @classmethod
     def _web_address(cls, text: str) -> str:
@@ -190,21 +199,33 @@ def load_settings(overrides: Mapping[str, Any], file: Path | None = None) -> Set
     Raises:
         ConfigurationError: names every setting that is wrong, what was expected and what came.
     """
-    if file is not None and not file.is_file():
-        raise ConfigurationError(f"settings: there is no file {file}")
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        given = {name: value for name, value in overrides.items() if value is not None}
-        return Settings(_env_file=file, **given)  # type: ignore[call-arg]  # known to pydantic-settings only
+        return Settings(**{**(_of_file(file) if file is not None else {}), **given})
     except ValidationError as error:
         faults = "; ".join(
-            f"{_variable(fault['loc'])}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors()
+            f"{_PREFIX}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, got {fault['input']!r}"
+            for fault in error.errors()
         )
         raise ConfigurationError(f"settings are wrong: {faults}") from error
 
 
-def _variable(place: tuple[int | str, ...]) -> str:
-    name = "_".join(map(str, place)).upper()
-    return name if name.startswith(_PREFIX) else _PREFIX + name  # what a file holds besides has it already
+def _of_file(path: Path) -> dict[str, str]:
+    """Return what a file of lines NAME=value says, as far as the environment says nothing else; # begins a comment line."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"settings: {path} cannot be read: {error}") from error
+    values = {}
+    for number, line in enumerate(lines, 1):
+        variable, separator, value = line.partition("=")
+        if not line or line.startswith("#"):
+            continue
+        if not separator or not variable.startswith(_PREFIX):
+            raise ConfigurationError(f"settings: {path}, line {number}: expected {_PREFIX}NAME=value, got {line!r}")
+        if variable not in os.environ:
+            values[variable.removeprefix(_PREFIX).lower()] = value
+    return values
 
 
 def inherited_environment() -> dict[str, str]:

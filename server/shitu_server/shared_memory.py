@@ -5,11 +5,13 @@ A tensor of 150 KB costs 400 us of CPU time in a message and 150 us in shared me
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
+import re
+import uuid
 from bisect import insort
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108  not a temporary folder: where Linux keeps POSIX shared memory
 _ALIGNMENT: Final = 64
+_BLOCK_BYTES: Final = 512
+"""Unit of st_blocks (inode(7))."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +36,40 @@ class Block:
 class SharedMemory:
     """A segment that this process alone writes. Belongs to one event loop.
 
-    A process that starts again under the same name takes the segment of the one that crashed as it is: whoever has it mapped,
-    and may still be reading from it, keeps seeing what this process writes.
+    No two segments ever have the same name: who has mapped one by its name has mapped this very one. A process that starts again
+    takes the segment of the one that crashed as it is, so that there are never more than one for each wished name.
     """
 
     def __init__(self, name: str, size: int) -> None:
-        """Take or make the segment `name`, all of whose `size` bytes are reserved at once.
+        """Take or make a segment `name`-<32 hex digits>, all of whose `size` bytes are reserved at once.
 
         Raises:
-            OSError: there is no room, or another process uses it.
+            OSError: there is no room.
         """
-        self._path = _FOLDER / name
-        self._file = _opened(self._path, size)
+        self._file, self._path = _left(name, size) or _made(name)
         try:
-            # Without this a write beyond what is left of /dev/shm, 64 MB in a container by default, would be the end of us.
-            os.posix_fallocate(self._file.fileno(), 0, size)
+            _reserve(self._file.fileno(), size)
+            self._map = mmap.mmap(self._file.fileno(), size)
         except OSError:
-            self.close()
+            self._path.unlink(missing_ok=True)
+            self._file.close()
             raise
-        self._map = mmap.mmap(self._file.fileno(), size)
-        self.region = f"{name}-{os.fstat(self._file.fileno()).st_ino}"
-        """Names what is mapped: another segment, though it has the same name, has another one."""
-        self.key = f"/{name}"
-        """For shm_open(3)."""
         self.size = size
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._free = [(0, size)]
         """Offset and size of what is free, in order, neighbours joined."""
 
+    @property
+    def name(self) -> str:
+        """In /dev/shm."""
+        return self._path.name
+
     def place(self, data: NDArray[np.uint8]) -> Block | None:
         """Copy contiguous data into a block, which is `release`d later; None where no block is large enough."""
+        pixels = data.reshape(-1)
         block = self._take(-(-data.nbytes // _ALIGNMENT) * _ALIGNMENT)
         if block is not None:
-            self._bytes[block.offset : block.offset + data.nbytes] = data.reshape(-1)
+            self._bytes[block.offset : block.offset + data.nbytes] = pixels
         return block
 
     def release(self, block: Block) -> None:
@@ -93,23 +98,58 @@ class SharedMemory:
         self._file.close()
 
 
-def _opened(path: Path, size: int) -> IO[bytes]:
-    """Return the locked file of that size, if need be a new one."""
-    with suppress(FileNotFoundError):
-        file = _locked(path, os.O_RDWR | os.O_NOFOLLOW)
-        if os.fstat(file.fileno()).st_size == size:
-            return file
-        path.unlink()
+def _made(name: str) -> tuple[IO[bytes], Path]:
+    """Make a new segment, locked as long as its file is open."""
+    path = _FOLDER / f"{name}-{uuid.uuid4().hex}"
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "r+b", buffering=0)
+    fcntl.flock(file, fcntl.LOCK_EX)  # nobody else keeps it for longer than a look takes
+    return file, path
+
+
+def _left(name: str, size: int) -> tuple[IO[bytes], Path] | None:
+    """Return a segment that a process which crashed has left; those of another size are removed."""
+    taken = None
+    for path in _FOLDER.glob(f"{name}-*"):
+        if not re.fullmatch(r"[0-9a-f]{32}", path.name.removeprefix(f"{name}-")):
+            continue
+        file = _locked(path)
+        if file is None:
+            continue
+        found_size = os.fstat(file.fileno()).st_size
+        if taken is None and found_size == size:
+            taken = file, path
+            continue
+        if found_size:  # else another process is about to make it
+            path.unlink(missing_ok=True)
         file.close()
-    return _locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    return taken
 
 
-def _locked(path: Path, flags: int) -> IO[bytes]:
-    """Open a file and make sure that no other process writes there; the lock lasts as long as the file is open."""
-    file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+def _locked(path: Path) -> IO[bytes] | None:
+    """Return a segment's file, locked; None where another process has it, or it is gone or not ours."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b", buffering=0)
+    except OSError:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It may have been removed before it was locked.
+        is_there = path.stat().st_ino == os.fstat(file.fileno()).st_ino
     except OSError:
+        is_there = False
+    if not is_there:
         file.close()
-        raise
+        return None
     return file
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Make sure that all of it can be written: a write beyond what is left of /dev/shm would be the end of us.
+
+    It is 64 MB in a container by default, and Triton has its own memory there: as much again must be left.
+    """
+    missing = size - os.fstat(descriptor).st_blocks * _BLOCK_BYTES
+    room = os.fstatvfs(descriptor)
+    if missing > 0 and room.f_bavail * room.f_frsize < missing + size:
+        raise OSError(errno.ENOSPC, f"of {_FOLDER} less than twice {size} bytes are free")
+    os.posix_fallocate(descriptor, 0, size)

@@ -133,8 +133,8 @@ class TritonConnection:
         block = None if region is None else region.place(pixels)
         if region is None or block is None:
             return await self._sent_whole(request, pixels, end_s)
-        _refer(request, region.name, block, pixels.nbytes)
         try:
+            _refer(request, region.name, block, pixels.nbytes)
             return await self._send(request, end_s)
         except grpc.aio.AioRpcError as error:
             if _NO_REGION not in (error.details() or ""):

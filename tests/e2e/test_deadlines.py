@@ -68,7 +68,7 @@ async def pipeline(silent, tmp_path):
         Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
         gallery,
         Pictures(workers, Admission("pixels", 10**9), ImageLimits()),
-        Line(4, 4),
+        Line(4, 2),
         PipelineLimits(),
     )
     await triton.close()
@@ -119,3 +119,28 @@ async def test_a_full_gateway_refuses_before_it_asks_the_gallery(pipeline):
             full.enter_context(pipeline._line.admit(None))
         with pytest.raises(OverloadedError):
             await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
+
+
+async def test_a_gallery_that_is_away_does_not_keep_the_models_from_others(pipeline):
+    """It is asked before and after the turn: with all turns taken by requests that wait for it, nothing else would be worked on."""
+    models = pipeline._models
+    two = tuple(replace(entry, version=number) for entry in models.encoders.entries for number in (2, 1))
+    pipeline.serve(replace(models, encoders=Encoders(two)))
+    entered = asyncio.Event()
+
+    class Hanging:
+        async def get(self, *_, **__):
+            entered.set()
+            await asyncio.Event().wait()
+
+    pipeline._gallery = Hanging()
+    waiting = [
+        asyncio.create_task(pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=None))
+        for _ in range(3)
+    ]
+    await entered.wait()
+    async with pipeline._line.turn(time.monotonic() + 0.1), pipeline._line.turn(time.monotonic() + 0.1):
+        pass
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

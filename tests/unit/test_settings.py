@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from shitu_models.specs import Profile
@@ -58,5 +60,26 @@ def test_what_is_wrong_in_a_file_of_settings_is_named(tmp_path, line, fault):
     file.write_text(line)
     with pytest.raises(ConfigurationError, match=f"settings are wrong: {fault}"):
         load_settings({}, file)
-    with pytest.raises(ConfigurationError, match="there is no file"):
+
+
+def test_a_file_of_settings_is_taken_as_it_is_written(tmp_path):
+    file = tmp_path / "tuned.env"
+    file.write_text("# made by hand\n\nSHITU_MILVUS_TOKEN=root:a${HOME}b\n")
+    assert load_settings({}, file).milvus_token == "root:a${HOME}b"
+    file.write_text("SHITU_WORKERS=2\nOMP_NUM_THREADS=1\n")
+    with pytest.raises(
+        ConfigurationError, match=r"tuned.env, line 2: expected SHITU_NAME=value, got 'OMP_NUM_THREADS=1'"
+    ):
+        load_settings({}, file)
+    with pytest.raises(ConfigurationError, match=r"other.env cannot be read"):
         load_settings({}, tmp_path / "other.env")
+
+
+@pytest.mark.parametrize(("age_s", "is_allowed"), [(0, True), (0.1, True), (0.05, False)])
+def test_connections_live_a_moment_at_least(age_s, is_allowed):
+    with (
+        contextlib.nullcontext()
+        if is_allowed
+        else pytest.raises(ConfigurationError, match=r"expected 0 or at least 0\.1")
+    ):
+        load_settings({"max_connection_age_s": age_s})

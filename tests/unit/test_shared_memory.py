@@ -16,11 +16,16 @@ from shitu_server.shared_memory import SharedMemory
 SIZE = 64 * 1024
 
 
+def segments(name: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{name}-*"))
+
+
 @pytest.fixture
 def name():
     name = f"shitu-test-{uuid.uuid4().hex[:8]}"
     yield name
-    Path("/dev/shm", name).unlink(missing_ok=True)
+    for path in segments(name):
+        path.unlink()
 
 
 @pytest.fixture
@@ -30,14 +35,14 @@ def memory(name):
     memory.close()
 
 
-def content_of(name: str) -> np.ndarray:
-    return np.fromfile(Path("/dev/shm", name), dtype=np.uint8)
+def content_of(memory: SharedMemory) -> np.ndarray:
+    return np.fromfile(Path("/dev/shm", memory.name), dtype=np.uint8)
 
 
-def test_another_process_sees_what_is_placed(memory, name):
+def test_another_process_sees_what_is_placed(memory):
     data = np.arange(300, dtype=np.uint8).reshape(3, 10, 10)
     first, second = memory.place(data), memory.place(data[:1])
-    seen = content_of(name)
+    seen = content_of(memory)
     np.testing.assert_array_equal(seen[first.offset :][:300], data.reshape(-1))
     np.testing.assert_array_equal(seen[second.offset :][:100], data[0].reshape(-1))
     assert second.offset >= first.offset + 300
@@ -72,43 +77,51 @@ def test_blocks_never_overlap_and_all_of_them_come_back(steps):
         memory.close()
 
 
-CRASHING = "import os, sys; from shitu_server.shared_memory import SharedMemory as S; print(S(sys.argv[1], int(sys.argv[2])).region, flush=True); os._exit(1)"
+CRASHING = "import os, sys; from shitu_server.shared_memory import SharedMemory as S; print(S(sys.argv[1], int(sys.argv[2])).name, flush=True); os._exit(1)"
 
 
-def region_of_a_crashed_process(name: str) -> str:
+def left_by_a_crash(name: str, size: int = SIZE) -> str:
     return subprocess.run(
-        [sys.executable, "-c", CRASHING, name, str(SIZE)], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", CRASHING, name, str(size)], stdout=subprocess.PIPE, text=True, check=False
     ).stdout.strip()
 
 
 def test_who_starts_again_goes_on_with_the_same_segment(name):
-    region = region_of_a_crashed_process(name)
-    assert region
+    left = left_by_a_crash(name)
+    assert [path.name for path in segments(name)] == [left]
     memory = SharedMemory(name, SIZE)
     memory.close()
-    assert memory.region == region
+    assert memory.name == left
 
 
-def test_a_segment_of_another_size_is_another_one(name):
-    region = region_of_a_crashed_process(name)
-    with Path("/dev/shm", name).open("rb"):  # as Triton has it mapped: its inode is not used again
-        memory = SharedMemory(name, 2 * SIZE)
-        memory.close()
-        assert memory.region != region
+def test_a_segment_of_another_size_gives_way_to_one_of_another_name(name):
+    left = left_by_a_crash(name)
+    memory = SharedMemory(name, 2 * SIZE)
+    assert [path.name for path in segments(name)] == [memory.name]
+    memory.close()
+    assert memory.name != left
 
 
-@pytest.mark.usefixtures("memory")
-def test_two_processes_cannot_have_the_same_one(name):
-    with pytest.raises(BlockingIOError):
-        SharedMemory(name, SIZE)
+def test_two_of_the_same_wish_have_each_their_own(memory, name):
+    other = SharedMemory(name, SIZE)
+    assert other.name != memory.name
+    other.close()
+    assert Path("/dev/shm", memory.name).exists()
+
+
+def test_a_name_that_begins_like_another_leaves_that_alone(name):
+    left = left_by_a_crash(f"{name}-b")
+    memory = SharedMemory(name, 2 * SIZE)
+    memory.close()
+    assert [path.name for path in segments(name)] == [left]
 
 
 def test_what_does_not_fit_is_refused_at_once_and_leaves_nothing(name):
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="less than twice"):
         SharedMemory(name, 1 << 50)
-    assert not Path("/dev/shm", name).exists()
+    assert segments(name) == []
 
 
 def test_closing_removes_it(memory, name):
     memory.close()
-    assert not Path("/dev/shm", name).exists()
+    assert segments(name) == []
