@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from shitu_bench.ceiling_command import ceiling
-from shitu_bench.latency_command import latency
-from shitu_bench.load_command import load
-from shitu_bench.overload_command import overload
-from shitu_bench.peers_command import peers
-from shitu_bench.quality_command import quality
-from shitu_bench.scaling_command import scaling
-from shitu_bench.search_command import search
-from shitu_bench.soak_command import soak
-from shitu_bench.tuning_command import tune
+from shitu_bench.ceiling.command import ceiling
+from shitu_bench.galleries.quality_command import quality
+from shitu_bench.galleries.search_command import search
+from shitu_bench.load.command import load
+from shitu_bench.models.latency_command import latency
+from shitu_bench.overload.command import overload
+from shitu_bench.peers.command import peers
+from shitu_bench.scaling.command import scaling
+from shitu_bench.soak.command import soak
+from shitu_bench.tuning.command import tune
 
 
 def register(app: typer.Typer) -> None:

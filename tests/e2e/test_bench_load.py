@@ -21,9 +21,9 @@ from shitu_bench.load.executions import added, executions
 from shitu_bench.load.measurements import Target, measured
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
 from shitu_bench.load.targets import foreign_target, target_of
-from shitu_bench.processes import ServerProcesses
-from shitu_bench.server import BenchServer, ServerOptions
-from shitu_bench.workload import WorkloadOptions, prepared
+from shitu_bench.serving.processes import ServerProcesses
+from shitu_bench.serving.server import BenchServer, ServerOptions
+from shitu_bench.serving.workload import WorkloadOptions, prepared
 from shitu_client import Client
 
 SHORT = ("--pictures", "4", "--connections", "2")

@@ -18,7 +18,7 @@ from tests.drawn import product_picture, products, scene_picture
 pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-from shitu_bench.official_layers import write_checkpoint  # noqa: E402
+from shitu_bench.models.official_layers import write_checkpoint  # noqa: E402
 from shitu_client import Client, NewItem  # noqa: E402
 from shitu_models.cards import CARD_FILE, read_card  # noqa: E402
 from shitu_models.fingerprint import weights_digest  # noqa: E402

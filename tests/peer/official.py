@@ -12,7 +12,7 @@ import paddle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from shitu_bench.spread_weights import spread
+from shitu_bench.models.spread_weights import spread
 
 DETECTOR = "PP-ShiTuV2_det"
 DETECTOR_CONFIG = Path(__file__).with_name("picodet_lcnet_x2_5_640_mainbody.yml")

@@ -107,4 +107,3 @@ async def test_patience_ends_at_the_deadline():
     with pytest.raises(OverloadedError):
         await patiently(work, start + 0.1)
     assert time.monotonic() - start < 0.5  # the clock of a busy machine is coarse
-

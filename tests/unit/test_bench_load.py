@@ -16,7 +16,6 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from shitu.v1 import recognition_pb2
-from shitu_bench import overload_figures, plots
 from shitu_bench.errors import BenchError
 from shitu_bench.load.arrivals import poisson_arrivals
 from shitu_bench.load.engine import _tasks, run_load
@@ -24,10 +23,12 @@ from shitu_bench.load.measurements import Measurement, available_cores
 from shitu_bench.load.pictures import shelves
 from shitu_bench.load.plans import LoadPlan, LoadRequest, WorkloadKind
 from shitu_bench.load.tallies import Tally, merged
-from shitu_bench.processes import PartUse, SharedMemoryUse, spent
-from shitu_bench.queueing import predicted, waiting_times
-from shitu_bench.scaling_models import ZERO_DET, ZERO_REC, place_zero_models
-from shitu_bench.soak_figures import Sample, fitted_growth_percent, growth_figures, kept_samples
+from shitu_bench.overload import figures as overload_figures
+from shitu_bench.overload.queueing import predicted, waiting_times
+from shitu_bench.reports import plots
+from shitu_bench.scaling.models import ZERO_DET, ZERO_REC, place_zero_models
+from shitu_bench.serving.processes import PartUse, SharedMemoryUse, spent
+from shitu_bench.soak.figures import Sample, fitted_growth_percent, growth_figures, kept_samples
 from shitu_bench.summaries import quantiles
 
 RECOGNIZE = "/shitu.v1.RecognitionService/Recognize"

@@ -10,18 +10,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.placed_models import CHECKOUT_MODELS, DEMO_WEIGHTS
 
-from shitu_bench import official_repository as official
-from shitu_bench.batches import Batch, Executions, Work, pictures_per_s, sequence, steady_rate
-from shitu_bench.devices import Device
+from shitu_bench.ceiling.triton_load import PerfAnalyzer
 from shitu_bench.errors import BenchError
-from shitu_bench.flops import flops_of, flops_of_model
 from shitu_bench.isolated import run_isolated
-from shitu_bench.latency import completed, repositories_of
-from shitu_bench.official_repository import official_repository
-from shitu_bench.peak import SIDES, flops_of_product
-from shitu_bench.published import PUBLISHED, T4_PEAK_FLOPS, t4_projection_ms
-from shitu_bench.sessions import SessionPlan, check_device, opened, runner
-from shitu_bench.triton_load import PerfAnalyzer
+from shitu_bench.models import official_repository as official
+from shitu_bench.models.devices import Device
+from shitu_bench.models.flops import flops_of, flops_of_model
+from shitu_bench.models.latency import completed, repositories_of
+from shitu_bench.models.official_repository import official_repository
+from shitu_bench.models.peak import SIDES, flops_of_product
+from shitu_bench.models.published import PUBLISHED, T4_PEAK_FLOPS, t4_projection_ms
+from shitu_bench.models.sessions import SessionPlan, check_device, opened, runner
+from shitu_bench.serving.batches import Batch, Executions, Work, pictures_per_s, sequence, steady_rate
 from shitu_models.specs import DEMO_REC, OFFICIAL_SPECS, PIXELS
 
 

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from shitu_bench.commands import register
 from shitu_bench.errors import BenchError
-from shitu_bench.peers_agreement import Agreement, Finding
-from shitu_bench.peers_environment import PeerConfiguration, PeerEnvironment, PeerModels
-from shitu_bench.peers_galleries import GalleryItems
-from shitu_bench.peers_http import HttpPlan, run_http_load
-from shitu_bench.peers_paddlex import PeerServer
-from shitu_bench.peers_pictures import _Candidate
-from shitu_bench.peers_slices import Slice, SlicePlan, factors_of, measured_rounds, summary_of
-from shitu_bench.peers_trials import Trial, tried
+from shitu_bench.peers.agreement import Agreement, Finding
+from shitu_bench.peers.environment import PeerConfiguration, PeerEnvironment, PeerModels
+from shitu_bench.peers.galleries import GalleryItems
+from shitu_bench.peers.http import HttpPlan, run_http_load
+from shitu_bench.peers.paddlex import PeerServer
+from shitu_bench.peers.pictures import _Candidate
+from shitu_bench.peers.slices import Slice, SlicePlan, factors_of, measured_rounds, summary_of
+from shitu_bench.peers.trials import Trial, tried
 
 FINDING = Finding((10, 10, 110, 60), 0.7, {"tea": 0.9, "salt": 0.8})
 MOVED = replace(FINDING, box=(11, 10, 111, 60))
@@ -320,7 +320,7 @@ def test_an_incomplete_environment_says_what_is_missing(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_maps_are_doubled_as_the_operator_does_it():
     paddle = pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
-    from shitu_bench.peers_models import _doubled
+    from shitu_bench.peers.models import _doubled
 
     features = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32))
     wanted = paddle.nn.functional.interpolate(features, size=[8, 10], mode="nearest").numpy()

@@ -11,7 +11,7 @@ import typer.main
 from typer import Typer
 
 from shitu_bench import commands as bench_commands
-from shitu_bench import docs_tables
+from shitu_bench.reports import docs_tables
 from shitu_client import commands as client_commands
 from shitu_models.specs import OFFICIAL_SPECS
 from shitu_server import commands as server_commands
@@ -84,7 +84,7 @@ def test_commands_and_options_of_the_performance_page_are_there():
 def test_the_tables_are_those_of_the_results(table):
     results = json.loads(table.results.read_text(encoding="utf-8"))
     text = table.document.read_text(encoding="utf-8")
-    assert table.rendered(text, results) == text, "run `python -m shitu_bench.docs_tables`"
+    assert table.rendered(text, results) == text, "run `python -m shitu_bench.reports.docs_tables`"
 
 
 def test_latency_was_measured_of_all_official_models():

@@ -9,8 +9,8 @@ from typing import Any, Final
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from shitu_bench.batches import Executions
 from shitu_bench.errors import BenchError
+from shitu_bench.serving.batches import Executions
 
 _TIMEOUT_S: Final = 10.0
 

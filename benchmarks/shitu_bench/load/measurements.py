@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from shitu_bench.batches import Executions
 from shitu_bench.load.engine import run_load
 from shitu_bench.load.executions import added, described, executions
 from shitu_bench.load.plans import LoadOutcome, LoadPlan, LoadRequest, Progress
 from shitu_bench.load.tallies import OK
-from shitu_bench.processes import ServerProcesses, spent
+from shitu_bench.serving.batches import Executions
+from shitu_bench.serving.processes import ServerProcesses, spent
 from shitu_bench.summaries import quantiles
 
 _CURVE_SHARES: Final = (*(step / 100 for step in range(100)), 0.995, 0.999, 1.0)

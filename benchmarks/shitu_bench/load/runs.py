@@ -14,8 +14,8 @@ from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.tables import load_tables
 from shitu_bench.load.targets import foreign_target, started_target
 from shitu_bench.records import record
-from shitu_bench.server import ServerOptions
-from shitu_bench.workload import WorkloadOptions
+from shitu_bench.serving.server import ServerOptions
+from shitu_bench.serving.workload import WorkloadOptions
 
 PACKAGES: Final = ("grpcio", "numpy", "onnxruntime", "nvidia-pytriton")
 """Whose versions stand in the results of all measurements under load."""

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from rich.console import Console
 
 from shitu_bench.load.measurements import Target
-from shitu_bench.processes import ServerProcesses
-from shitu_bench.server import BenchServer, ServerOptions
-from shitu_bench.workload import WorkloadOptions, drawn_requests, prepared
+from shitu_bench.serving.processes import ServerProcesses
+from shitu_bench.serving.server import BenchServer, ServerOptions
+from shitu_bench.serving.workload import WorkloadOptions, drawn_requests, prepared
 from shitu_client.progress import progress_bar
 
 
