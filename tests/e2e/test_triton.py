@@ -485,6 +485,22 @@ class TestSharedMemory:
         for one, answer in zip(pixels, answers, strict=True):
             assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, one)["embedding"])
 
+    async def test_what_is_given_up_in_the_queue_leaves_those_alone_that_get_its_place(
+        self, through_memory, repository
+    ):
+        for seed in range(20):
+            given_up = [
+                asyncio.create_task(through_memory.infer(TINY_REC, pixels_for(TINY_REC, 4, seed), None))
+                for _ in range(2)
+            ]
+            await asyncio.sleep(0.0002 * seed)
+            for task in given_up:
+                task.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            live = pixels_for(TINY_REC, 8, 100 + seed)
+            answer = await through_memory.infer(TINY_REC, live, None)
+            assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, live)["embedding"])
+
     async def test_a_server_that_has_lost_it_is_told_again(self, through_memory, memory, triton):
         with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
             client.unregister_system_shared_memory(memory.name)

@@ -80,6 +80,20 @@ def test_commands_and_options_of_the_performance_page_are_there():
         assert set(re.findall(r"(--[a-z][a-z-]*)", options)) <= options_of(bench[name])
 
 
+def test_the_page_of_load_names_every_program_that_measures():
+    text = (ROOT / "docs" / "load.md").read_text()
+    commands = commands_of(bench_commands)
+    named = set(
+        re.findall(
+            r"`([a-z]+)`", "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `shitu bench"))
+        )
+    )
+    named |= set(re.findall(r"`shitu bench ([a-z]+)", text))
+    assert named >= set(commands["bench"].commands)
+    for options in re.findall(r"shitu tune(.*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", options)) <= options_of(commands["tune"])
+
+
 @pytest.mark.parametrize("table", docs_tables.TABLES, ids=lambda table: table.name)
 def test_the_tables_are_those_of_the_results(table):
     results = json.loads(table.results.read_text(encoding="utf-8"))
