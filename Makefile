@@ -13,10 +13,10 @@ PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peer test-milvus peer milvus lint proto configs lock clean
+.PHONY: help demo test test-slow test-peer test-milvus peer milvus perf-analyzer lint proto configs lock clean
 
 help:  ## Show what there is to make
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
 	$(VENV)/bin/shitu demo --out demo
@@ -37,6 +37,8 @@ peer: $(PEER_VENV)/.peer  ## Make the environment of PaddleX and its kin for `ma
 
 milvus: $(MILVUS_VENV)/.milvus  ## Make the environment of a Milvus server for `make test-milvus` (300 MB)
 
+perf-analyzer: $(VENV)/perf/perf_analyzer  ## Fetch NVIDIA's load generator for `shitu bench ceiling` (14 MB)
+
 lint: $(VENV)/.dev  ## Check style, types and layers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -52,7 +54,7 @@ configs: $(VENV)/.dev  ## Render model_repository/*/config.pbtxt from the specif
 
 lock:  ## Resolve the lock files anew (needs uv)
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
-		--extra server --extra train --extra dev -o requirements/dev.lock
+		--extra server --extra train --extra bench --extra dev -o requirements/dev.lock
 	uv pip compile pyproject.toml -q --no-header --universal --python-version 3.10 --generate-hashes \
 		--extra server -c requirements/dev.lock -o requirements/server.lock
 	uv pip compile pyproject.toml -q --no-header --python-platform x86_64-manylinux_2_35 --python-version 3.10 \
@@ -88,3 +90,11 @@ $(MILVUS_VENV)/.milvus: requirements/milvus-server.txt
 	$(PYTHON) -m venv --clear $(MILVUS_VENV)
 	$(MILVUS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/milvus-server.txt
 	@touch $@
+
+$(VENV)/perf/perf_analyzer: requirements/perf-analyzer.txt | $(VENV)/.dev
+	rm -rf $(VENV)/perf
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--dest $(VENV)/perf -r requirements/perf-analyzer.txt
+	$(PY) -m zipfile -e $(VENV)/perf/*.whl $(VENV)/perf/wheel
+	install -m 755 $(VENV)/perf/wheel/*.data/data/bin/perf_analyzer $@
+	rm -rf $(VENV)/perf/wheel $(VENV)/perf/*.whl

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from itertools import cycle
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ DEFAULT_SERVER: Final = "127.0.0.1:8200"
 DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_STALL_TIMEOUT_S: Final = 120.0
 
+MOST_CONNECTIONS: Final = 64
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _RETRY_BUFFER_BYTES: Final = 32 * 1024 * 1024
 """What is larger is not repeated. gRPC's own limit is 256 KiB, which one photo exceeds; `items.chunked` makes requests of 16 MiB."""
@@ -44,8 +46,13 @@ _REPEATABLE: Final = {
 
 Not the others: to create or restore a gallery again fails because it is there, to delete or remove again answers that nothing is
 there, Reembed is refused when it is done, and Rollback undoes itself."""
+_RETRY_TOKENS: Final = 200
+"""Each failed attempt takes one, each success gives a tenth back, and with half of them gone nothing is repeated. A hundred are enough
+for all that is in flight when a gateway is started again; a server that stays in trouble gets a tenth more calls, not four times as
+many."""
 _RETRIES: Final = json.dumps(
     {
+        "retryThrottling": {"maxTokens": _RETRY_TOKENS, "tokenRatio": 0.1},
         "methodConfig": [
             {
                 "name": [
@@ -61,9 +68,24 @@ _RETRIES: Final = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
     }
 )
+
+
+def _channel(server: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(
+        server,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.service_config", _RETRIES),
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            # Channels to the same server would share one connection.
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
 
 
 class Connection:
@@ -75,23 +97,26 @@ class Connection:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+        connections: int = 1,
     ) -> None:
+        """Connect at the first call.
+
+        Args:
+            server: host:port.
+            timeout_s: of each request.
+            stall_timeout_s: between two messages of a stream.
+            connections: calls take them in turn, 1 to 64. All calls of one connection go to the same one of a server's gateway
+                processes: a program that keeps several of them busy needs more than one.
+        """
+        if not 1 <= connections <= MOST_CONNECTIONS:
+            raise ValueError(f"expected 1 to {MOST_CONNECTIONS} connections, got {connections}")
         self._server = server
         self._timeout_s = timeout_s
         self._stall_timeout_s = stall_timeout_s
-        self._channel = grpc.aio.insecure_channel(
-            server,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.service_config", _RETRIES),
-                ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
-                ("grpc.keepalive_time_ms", 30_000),
-            ],
-        )
-        self._recognition: Any = recognition_pb2_grpc.RecognitionServiceStub(self._channel)
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
-        self._galleries: Any = gallery_pb2_grpc.GalleryServiceStub(self._channel)
+        self._channels = [_channel(server) for _ in range(connections)]
+        self._health: Any = health_pb2_grpc.HealthStub(self._channels[0])
+        self._recognition_stubs = cycle([recognition_pb2_grpc.RecognitionServiceStub(one) for one in self._channels])
+        self._gallery_stubs = cycle([gallery_pb2_grpc.GalleryServiceStub(one) for one in self._channels])
         self._asking = asyncio.Lock()
         self._is_new_server = False
 
@@ -105,7 +130,16 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close(grace=None)
+        await asyncio.gather(*(channel.close(grace=None) for channel in self._channels))
+
+    @property
+    def _recognition(self) -> Any:
+        """The stub of the connection whose turn it is."""
+        return next(self._recognition_stubs)
+
+    @property
+    def _galleries(self) -> Any:
+        return next(self._gallery_stubs)
 
     async def is_serving(self) -> bool:
         """Return whether the server says SERVING on grpc.health.v1. Raises UnavailableError where nobody answers."""

@@ -47,11 +47,13 @@ class Client:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+        connections: int = 1,
     ) -> None:
+        """Connect at the first call; arguments as of AsyncClient."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="shitu-client", daemon=True)
         self._thread.start()
-        self._client = self._run(_connect(server, timeout_s, stall_timeout_s))
+        self._client = self._run(_connect(server, timeout_s, stall_timeout_s, connections))
 
     def __enter__(self) -> Client:
         return self
@@ -112,9 +114,9 @@ class Client:
                 self._run(values.aclose())
 
 
-async def _connect(server: str, timeout_s: float, stall_timeout_s: float) -> AsyncClient:
+async def _connect(server: str, timeout_s: float, stall_timeout_s: float, connections: int) -> AsyncClient:
     # A channel belongs to the loop that runs when it is made.
-    return AsyncClient(server, timeout_s=timeout_s, stall_timeout_s=stall_timeout_s)
+    return AsyncClient(server, timeout_s=timeout_s, stall_timeout_s=stall_timeout_s, connections=connections)
 
 
 async def _next(values: AsyncGenerator[R, None]) -> tuple[R] | None:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 _MAX_PATIENCE_S: Final = 60.0
 """How long a call without a deadline is tried again."""
+_RETRY_S: Final = 0.2
+"""What is refused for its number is told, where nothing is known of how long it takes."""
 
 
 class _Waiter(NamedTuple):
@@ -27,23 +29,23 @@ class _Waiter(NamedTuple):
 
 
 class Admission:
-    """Counts what is in flight: pictures, pixels, crops or calls. Belongs to one event loop."""
+    """Counts what is in flight: pixels, crops or calls. Belongs to one event loop."""
 
-    def __init__(self, name: str, limit: int, retry_after_s: float = 0.2) -> None:
+    def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
-        self._retry_after_s = retry_after_s
         self._waiters: deque[_Waiter] = deque()
         self.in_flight = 0
 
-    def check(self) -> None:
-        """Raise OverloadedError where the limit is reached."""
-        if self.in_flight >= self._limit:
-            raise OverloadedError(
-                f"busy: {self.in_flight} {self._name} in flight, the limit is {self._limit}; "
-                f"try again in {self._retry_after_s} s",
-                self._retry_after_s,
-            )
+    @property
+    def is_full(self) -> bool:
+        """Whether the next one would have to wait, or be refused."""
+        return self.in_flight >= self._limit or bool(self._waiters)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._waiters)
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -52,7 +54,8 @@ class Admission:
         Raises:
             OverloadedError: the limit is reached.
         """
-        self.check()
+        if self.in_flight >= self._limit:
+            raise busy(f"{self.in_flight} {self._name} in flight, the limit is {self._limit}", _RETRY_S)
         self.in_flight += 1
         try:
             yield
@@ -123,3 +126,8 @@ async def patiently(work: Callable[[], Awaitable[T]], deadline_s: float | None) 
             if time.monotonic() + pause_s >= end_s:
                 raise
             await asyncio.sleep(pause_s)
+
+
+def busy(why: str, retry_after_s: float) -> OverloadedError:
+    """Return the error for what is not done now."""
+    return OverloadedError(f"busy: {why}; try again in about {retry_after_s:.1f} s", retry_after_s)

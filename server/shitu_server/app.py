@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
 from shitu_models.specs import Profile
+from shitu_models.triton_config import Accelerator
 from shitu_server.addresses import joined
 from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
@@ -19,7 +20,9 @@ from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery_connection import connected
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
+from shitu_server.line import Line
+from shitu_server.pictures import Pictures
+from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.processors import processor_count
 from shitu_server.recognitions import PipelineLimits
 from shitu_server.rpc.draining import DrainInterceptor
@@ -29,8 +32,10 @@ from shitu_server.rpc.pictures import PictureItems
 from shitu_server.rpc.recognition import RecognitionServicer, StreamLimits
 from shitu_server.served import Served, ServedModel, check_successor, served_by
 from shitu_server.settings import Settings
+from shitu_server.shared_memory import SharedMemory
 from shitu_server.signals import reload_signal, stop_signals
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton import TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton_connection import TritonConnection
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +60,8 @@ class Gateway:
         self._pipeline: Pipeline | None = None
         self._crops: dict[str, Admission] = {}
         """By the encoder's name: its versions share a model of Triton."""
-        self._workers = ImageWorkers(settings.image_threads or processor_count())
-        self._triton = TritonConnection(settings.triton_address)
+        self._workers = ImageWorkers(settings.image_threads or max(1, processor_count() // settings.workers))
+        self._triton = TritonConnection(settings.triton_address, memory=_shared_memory(settings))
         self._gallery = connected(settings)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._draining = DrainInterceptor()
@@ -113,14 +118,23 @@ class Gateway:
         return Pipeline(
             models,
             self._gallery,
-            self._workers,
-            Admissions(
-                Admission("pictures", settings.max_pictures_in_flight),
-                Admission("pixels", settings.max_pixels_in_flight),
-            ),
-            ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px),
+            self._pictures(),
+            Line(settings.max_pictures_in_flight, settings.max_pictures_at_work or self._pictures_at_work()),
             PipelineLimits(settings.max_boxes, settings.max_top_k),
         )
+
+    def _pictures(self) -> Pictures:
+        settings = self._settings
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px)
+        return Pictures(self._workers, Admission("pixels", settings.max_pixels_in_flight), limits)
+
+    def _pictures_at_work(self) -> int:
+        """Return how many pictures keep the models busy: where those run elsewhere, or on a GPU, as many as there may be."""
+        settings = self._settings
+        assert self._served is not None
+        if not self._served.embedded or settings.accelerator in {Accelerator.CUDA, Accelerator.TENSORRT}:
+            return settings.max_pictures_in_flight
+        return max(2, 2 * processor_count() // settings.workers)
 
     def _models(self, served: Served) -> Models:
         spec = served.detector.spec
@@ -192,11 +206,29 @@ class Gateway:
         self._workers.close()
 
     def _server_options(self) -> list[tuple[str, int]]:
-        size = self._settings.max_message_bytes
+        size, age_s = self._settings.max_message_bytes, self._settings.max_connection_age_s
+        age = [("grpc.max_connection_age_ms", round(age_s * 1000))] if age_s else []
         return [
+            *age,
             ("grpc.max_receive_message_length", size),
             ("grpc.max_send_message_length", size),
             ("grpc.so_reuseport", 1),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MIN_INTERVAL_MS),
         ]
+
+
+def _shared_memory(settings: Settings) -> SharedMemory | None:
+    """Return the segment of pixels for Triton where there shall be one; without it everything works, a little slower."""
+    if not settings.triton_shared_memory:
+        return None
+    try:
+        return SharedMemory(settings.triton_shared_memory, settings.triton_shared_memory_bytes)
+    except OSError as error:
+        _log.warning(
+            "no shared memory of %d bytes (%s), pixels go to Triton in messages; give /dev/shm more room, or another "
+            "triton_shared_memory_bytes or triton_shared_memory",
+            settings.triton_shared_memory_bytes,
+            error,
+        )
+        return None

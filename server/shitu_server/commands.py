@@ -61,18 +61,23 @@ def serve(
         Optional[str], typer.Option(help="http://host:port of a Milvus that keeps the galleries instead.")
     ] = None,
     triton_address: Annotated[Optional[str], typer.Option(help="host:port of a Triton that runs elsewhere.")] = None,
+    settings: Annotated[
+        Optional[Path], typer.Option(help="File of lines SHITU_NAME=value; options and the environment win over it.")
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say more: log_level INFO, in all processes.")
     ] = False,
 ) -> None:
     """Serve recognition over gRPC. Every option, and more, is a variable SHITU_* too. SIGHUP takes up new versions of models."""
-    overrides = {name: value for name, value in locals().items() if name not in {"role", "verbose", "snapshot"}}
+    overrides = {
+        name: value for name, value in locals().items() if name not in {"role", "verbose", "snapshot", "settings"}
+    }
     overrides["encoder"] = ",".join(encoder) if encoder else None
     overrides["snapshots"] = ",".join(map(str, snapshot)) if snapshot else None
     try:
-        settings = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None})
-        begin_logging(role, settings)
-        run_role(role, settings)
+        loaded = load_settings({**overrides, "log_level": LogLevel.INFO if verbose else None}, settings)
+        begin_logging(role, loaded)
+        run_role(role, loaded)
     except ConfigurationError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

@@ -28,12 +28,12 @@ def decided(
     best_scores = np.array([hits[0].score if hits else -1.0 for hits in found.hits], dtype=np.float32)
     kept: Sequence[int] = range(len(objects.boxes))
     if objects.source is BoxSource.DETECTED:
-        kept = sorted(int(index) for index in nms(objects.boxes, best_scores, duplicate_iou))
+        kept = sorted(nms(objects.boxes, best_scores, duplicate_iou).tolist())
     return tuple(_decide(objects, index, found.hits[index], match_threshold) for index in kept)
 
 
 def _decide(objects: Objects, index: int, hits: tuple[Hit, ...], match_threshold: float) -> RecognizedObject:
-    x1, y1, x2, y2 = (float(value) for value in objects.boxes[index])
+    x1, y1, x2, y2 = objects.boxes[index].tolist()
     return RecognizedObject(
         box=(x1, y1, x2, y2),
         source=objects.source,

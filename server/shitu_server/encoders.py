@@ -21,8 +21,7 @@ class ServedEncoder:
     precision: Precision
     profile: Profile
     crops: Admission
-    """In flight at the model, whichever version; where it is full, requests are refused at their entrance, those that are inside
-    wait for room."""
+    """In flight at the model, whichever version; where it is full, the next ones wait."""
 
     @property
     def fingerprint(self) -> str:

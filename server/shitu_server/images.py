@@ -1,4 +1,4 @@
-"""From bytes to upright RGB pictures, and from pictures to crops. The only module that decodes."""
+"""From bytes to upright RGB pictures, and from pictures to crops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 from shitu_models.boxes import Boxes, pixel_bounds
 from shitu_models.preprocessing import resize
 from shitu_models.specs import ModelSpec
+from shitu_server import jpeg
 from shitu_server.errors import InvalidImageError
 from shitu_server.types import Picture
 
@@ -27,6 +29,8 @@ _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
 _FORMAT_NAMES: Final = "JPEG, PNG, WebP or BMP"
 _SIXTEEN_BIT_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _THUMBNAIL_QUALITY: Final = 90
+_QUICK_BYTES: Final = 1024 * 1024
+"""A JPEG of nothing but markers, which is the worst to look through, takes 2 ms."""
 
 # The limits below are checked against the header first; Pillow's own one would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -50,8 +54,13 @@ def pixel_count(content: bytes, limits: ImageLimits, field: str = "image") -> in
     Raises:
         InvalidImageError: as `decode`, save for damage behind the header.
     """
-    with _checked(content, limits, field) as image:
-        return image.width * image.height
+    width, height = _checked_size(content, jpeg.size_of(content), limits, field)
+    return width * height
+
+
+def is_counted_at_once(content: bytes) -> bool:
+    """Return whether `pixel_count` takes microseconds, so that an event loop need not go to a thread for it."""
+    return len(content) <= _QUICK_BYTES and jpeg.size_of(content) is not None
 
 
 def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture:
@@ -65,21 +74,41 @@ def decode(content: bytes, limits: ImageLimits, field: str = "image") -> Picture
     Raises:
         InvalidImageError: empty, too large, of another format, damaged, animated or too small; names `field`.
     """
+    size = jpeg.size_of(content)
+    _checked_size(content, size, limits, field)
+    pixels = None if size is None else jpeg.decoded(content)
+    if pixels is not None:
+        return pixels
     with _checked(content, limits, field) as image:
         return _to_rgb(image, field)
 
 
+def _checked_size(
+    content: bytes, jpeg_size: tuple[int, int] | None, limits: ImageLimits, field: str
+) -> tuple[int, int]:
+    """Return width and height; those of an ordinary JPEG are known already."""
+    _check_bytes(content, limits, field)
+    if jpeg_size is None:
+        with _checked(content, limits, field) as image:
+            return image.size
+    _check_size(*jpeg_size, limits, field)
+    return jpeg_size
+
+
 @contextmanager
 def _checked(content: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Image]:
+    with _open(content, field) as image:
+        _check_header(image, limits, field)
+        yield image
+
+
+def _check_bytes(content: bytes, limits: ImageLimits, field: str) -> None:
     if not content:
         raise InvalidImageError(field, f"expected a {_FORMAT_NAMES} file, got 0 bytes")
     if len(content) > limits.max_bytes:
         raise InvalidImageError(
             field, f"expected at most {limits.max_bytes} bytes, got {len(content)}; send it smaller"
         )
-    with _open(content, field) as image:
-        _check_header(image, limits, field)
-        yield image
 
 
 def _open(content: bytes, field: str) -> Image.Image:
@@ -91,8 +120,7 @@ def _open(content: bytes, field: str) -> Image.Image:
         ) from error
 
 
-def _check_header(image: Image.Image, limits: ImageLimits, field: str) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int, limits: ImageLimits, field: str) -> None:
     if width * height > limits.max_pixels:
         raise InvalidImageError(
             field, f"expected at most {limits.max_pixels} pixels, got {width}x{height}; scale the picture down"
@@ -101,6 +129,10 @@ def _check_header(image: Image.Image, limits: ImageLimits, field: str) -> None:
         raise InvalidImageError(
             field, f"expected at least {limits.min_side_px}x{limits.min_side_px} pixels, got {width}x{height}"
         )
+
+
+def _check_header(image: Image.Image, limits: ImageLimits, field: str) -> None:
+    _check_size(*image.size, limits, field)
     # Phones store a preview as a second picture of a JPEG (MPO), which is no animation.
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     if frames > 1:
@@ -161,6 +193,8 @@ class ImageWorkers:
     """A bounded pool of threads for work on pixels; Pillow and cv2 release the interpreter lock there."""
 
     def __init__(self, thread_count: int) -> None:
+        # Of OpenCV's own threads one would spin for each resize, to win nothing: pictures run side by side already.
+        cv2.setNumThreads(1)
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="images")
 
     async def run(self, work: Callable[[], T]) -> T:

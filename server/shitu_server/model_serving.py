@@ -16,7 +16,8 @@ from shitu_server.processors import processor_count
 from shitu_server.served import Served, between, check_successor, repository_of, served_by, write_served
 from shitu_server.settings import Settings
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
-from shitu_server.triton import TritonConnection, check_there
+from shitu_server.triton import check_there
+from shitu_server.triton_connection import TritonConnection
 from shitu_server.triton_models import TritonModel, triton_models
 
 _log = logging.getLogger(__name__)

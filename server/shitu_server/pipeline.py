@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from shitu_models.boxes import Boxes, areas, clip, pixel_bounds
-from shitu_models.preprocessing import resize
+from shitu_models.boxes import Boxes, areas, clip
 from shitu_models.specs import ModelSpec
-from shitu_server.admission import Admission
 from shitu_server.decisions import decided
 from shitu_server.encoders import Encoders, ServedEncoder
-from shitu_server.errors import DeadlineExceededError, EncoderMismatchError, InvalidArgumentError, UnavailableError
-from shitu_server.images import ImageLimits, ImageWorkers, crops, decode, pixel_count, thumbnail
+from shitu_server.errors import EncoderMismatchError, InvalidArgumentError, UnavailableError
+from shitu_server.line import Line
+from shitu_server.pictures import Call, Decoded, Pictures
 from shitu_server.recognition_checks import check_box, check_options, check_thresholds
 from shitu_server.recognitions import (
     Detection,
@@ -27,7 +25,6 @@ from shitu_server.recognitions import (
     Recognition,
     RecognizeOptions,
 )
-from shitu_server.timings import StageClock
 from shitu_server.types import (
     BoxSource,
     Detections,
@@ -57,31 +54,6 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Admissions:
-    """What may be in flight in this gateway, crops aside: those are limited for each encoder."""
-
-    pictures: Admission
-    """Requests over it are refused at their entrance."""
-    pixels: Admission
-    """Of decoded pictures; requests wait for room."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What goes with a request through all stages."""
-
-    deadline_s: float | None
-    image_field: str = "image"
-    box_field: Callable[[int], str] = "boxes[{}]".format
-    clock: StageClock = field(default_factory=StageClock)
-
-    def check_alive(self) -> None:
-        """Drop work nobody waits for any more."""
-        if self.deadline_s is not None and time.monotonic() >= self.deadline_s:
-            raise DeadlineExceededError("the deadline passed before the work was done")
-
-
-@dataclass(frozen=True)
 class SearchTarget:
     """A gallery to search, with the encoder that it is bound to."""
 
@@ -99,16 +71,23 @@ class Pipeline:
         self,
         models: Models,
         gallery: Gallery,
-        workers: ImageWorkers,
-        admissions: Admissions,
-        image_limits: ImageLimits,
+        pictures: Pictures,
+        line: Line,
         limits: PipelineLimits,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            models: what is served at first.
+            gallery: where vectors are searched.
+            pictures: decodes and cuts.
+            line: that requests stand in for the models.
+            limits: of one request.
+        """
         self._models = models
         self._gallery = gallery
-        self._workers = workers
-        self._admissions = admissions
-        self._image_limits = image_limits
+        self._pictures = pictures
+        self._line = line
         self._limits = limits
 
     @property
@@ -149,18 +128,16 @@ class Pipeline:
             NotFoundError, EncoderMismatchError: from the gallery.
             OverloadedError, UnavailableError, DeadlineExceededError: from admission, models or the gallery.
         """
-        call = _Call(deadline_s, box_field="options.boxes[{}]".format)
+        call = Call(deadline_s, box_field="options.boxes[{}]".format)
         check_options(gallery, options, self._limits)
-        with self._admissions.pictures.admit():
+        with self._line.admit(deadline_s):
             target = await self.target(gallery, deadline_s=deadline_s)
             encoder = target.encoder
-            # Work whose second half would have to wait is not begun.
-            encoder.crops.check()
-            async with self._picture(content, call) as picture:
-                height, width = picture.shape[:2]
-                objects = await self._objects(picture, options, call)
-                vectors = await self._embedded(picture, objects.boxes, encoder, call)
-            del picture  # its pixels are counted no more
+            async with self._at_work(content, call, options) as (decoded, detector):
+                width, height = decoded.size
+                objects = await self._objects(decoded, detector, options, call)
+                vectors = await self._embedded(decoded.picture, objects.boxes, encoder, call)
+            del decoded  # its pixels are counted no more
             found = await self._found(vectors, target, options, call)
         wished = options.match_threshold
         threshold = encoder.spec.default_threshold if wished is None else wished
@@ -171,25 +148,25 @@ class Pipeline:
         self, content: bytes, threshold: float | None, max_objects: int | None, *, deadline_s: float | None
     ) -> Detection:
         """Find the objects of a picture. Raises as `recognize`, the gallery aside."""
-        call = _Call(deadline_s)
+        call = Call(deadline_s)
         options = RecognizeOptions(detection_threshold=threshold, max_objects=max_objects)
         check_thresholds(options, self._limits)
-        with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                height, width = picture.shape[:2]
-                detections = await self._detected(picture, options, call)
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call, options) as (decoded, detector):
+                assert detector is not None
+                width, height = decoded.size
+                detections = await self._detected(decoded, detector, options, call)
         return Detection(detections, width, height, call.clock.timings())
 
     async def embed(
         self, content: bytes, boxes: Boxes, encoder: ServedEncoder, *, deadline_s: float | None
     ) -> Embedding:
         """Embed each box of a picture, or the whole picture where there is no box. Raises as `recognize`, the gallery aside."""
-        call = _Call(deadline_s)
-        encoder.crops.check()
-        with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                chosen = self._chosen(picture, boxes, call)
-                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
+        call = Call(deadline_s)
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call) as (decoded, _):
+                chosen = self._chosen(decoded, boxes, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
         return Embedding(vectors, encoder.fingerprint, call.clock.timings())
 
     async def embed_item(
@@ -208,68 +185,73 @@ class Pipeline:
         Errors name `field_name`.image and `field_name`.box. Raises as `embed`.
         """
         call = _item_call(field_name, deadline_s)
-        encoder.crops.check()
-        with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
-                chosen = await self._objects(picture, best, call)
-                vectors = await self._embedded(picture, chosen.boxes, encoder, call)
-                return ItemEmbedding(vectors[0], await self._thumbnail(picture, chosen.boxes[0]))
+        best = RecognizeOptions(boxes=boxes, max_objects=1, skip_detection=not detect)
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call, best) as (decoded, detector):
+                chosen = await self._objects(decoded, detector, best, call)
+                vectors = await self._embedded(decoded.picture, chosen.boxes, encoder, call)
+                return ItemEmbedding(vectors[0], await self._pictures.thumbnail(decoded.picture, chosen.boxes[0]))
 
     async def preview(self, content: bytes, boxes: Boxes, *, field_name: str, deadline_s: float | None) -> bytes:
         """Return the thumbnail alone. Raises as `embed_item`."""
         call = _item_call(field_name, deadline_s)
-        with self._admissions.pictures.admit():
-            async with self._picture(content, call) as picture:
-                return await self._thumbnail(picture, self._chosen(picture, boxes, call).boxes[0])
+        with self._line.admit(deadline_s):
+            async with self._at_work(content, call) as (decoded, _):
+                return await self._pictures.thumbnail(decoded.picture, self._chosen(decoded, boxes, call).boxes[0])
 
     @asynccontextmanager
-    async def _picture(self, content: bytes, call: _Call) -> AsyncIterator[Picture]:
-        """Decode a picture; its pixels count as in flight while the body runs, which must not keep it longer."""
-        count = await self._workers.run(lambda: pixel_count(content, self._image_limits, call.image_field))
-        async with self._admissions.pixels.room(count, call.deadline_s):
-            yield await self._decoded(content, call)
+    async def _at_work(
+        self, content: bytes, call: Call, options: RecognizeOptions | None = None
+    ) -> AsyncIterator[tuple[Decoded, ServedDetector | None]]:
+        """Wait for the turn of a request that was admitted, and decode its picture; both last as long as the body.
 
-    async def _decoded(self, content: bytes, call: _Call) -> Picture:
-        def work() -> Picture:
-            call.clock.finish_queue()
-            call.check_alive()
-            with call.clock.stage("decode"):
-                return decode(content, self._image_limits, call.image_field)
+        Yields the picture with the detector that is to be run, if the options say so. What its header tells of a picture is told at
+        once. The detector is that which is served when the turn comes: after a reload the former one is not there for long.
+        """
+        count = await self._pictures.pixel_count(content, call)
+        async with self._line.turn(call.deadline_s):
+            detects = options is not None and not (len(options.boxes) or options.skip_detection)
+            detector = self._models.detector if detects else None
+            spec = None if detector is None else detector.spec
+            async with self._pictures.opened(content, count, call, spec) as decoded:
+                yield decoded, detector
 
-        return await self._workers.run(work)
+    async def _objects(
+        self, decoded: Decoded, detector: ServedDetector | None, options: RecognizeOptions, call: Call
+    ) -> Objects:
+        if detector is None:
+            return self._chosen(decoded, options.boxes, call)
+        found = await self._detected(decoded, detector, options, call)
+        return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(decoded)
 
-    async def _objects(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Objects:
-        if len(options.boxes) or options.skip_detection:
-            return self._chosen(picture, options.boxes, call)
-        found = await self._detected(picture, options, call)
-        return Objects(found.boxes, found.scores, BoxSource.DETECTED) if len(found.boxes) else _whole(picture)
-
-    async def _detected(self, picture: Picture, options: RecognizeOptions, call: _Call) -> Detections:
-        served = self._models.detector
+    async def _detected(
+        self, decoded: Decoded, served: ServedDetector, options: RecognizeOptions, call: Call
+    ) -> Detections:
+        pixels = decoded.detector_pixels
+        assert pixels is not None
         spec = served.spec
         threshold = spec.default_threshold if options.detection_threshold is None else options.detection_threshold
         most = self._limits.max_boxes if options.max_objects is None else options.max_objects
+        call.check_alive()
         with call.clock.stage("detect"):
-            pixels = await self._workers.run(lambda: resize(picture, spec)[None])
-            call.check_alive()
             found = await served.detector.detect(pixels, deadline_s=call.deadline_s)
-        height, width = picture.shape[:2]
+        decoded.detector_pixels = None
+        width, height = decoded.size
         scale = np.array([width, height, width, height], dtype=np.float32) / spec.input_size
         boxes = clip(found.boxes * scale, width, height)
         kept = np.flatnonzero((found.scores >= threshold) & (areas(boxes) > 0))[:most]
         return Detections(boxes[kept], found.scores[kept])
 
-    async def _embedded(self, picture: Picture, boxes: Boxes, encoder: ServedEncoder, call: _Call) -> Vectors:
+    async def _embedded(self, picture: Picture, boxes: Boxes, encoder: ServedEncoder, call: Call) -> Vectors:
         async with encoder.crops.room(len(boxes), call.deadline_s):
             with call.clock.stage("crop"):
-                pixels = await self._workers.run(lambda: crops(picture, boxes, encoder.spec))
+                pixels = await self._pictures.crops(picture, boxes, encoder.spec)
             call.check_alive()
             with call.clock.stage("embed"):
                 return await encoder.encoder.embed(pixels, deadline_s=call.deadline_s)
 
     async def _found(
-        self, vectors: Vectors, target: SearchTarget, options: RecognizeOptions, call: _Call
+        self, vectors: Vectors, target: SearchTarget, options: RecognizeOptions, call: Call
     ) -> SearchResult:
         call.check_alive()
         default_top_k = min(self._limits.default_top_k, self._limits.max_top_k)
@@ -291,29 +273,24 @@ class Pipeline:
                     ) from error
                 raise self.encoders.mismatch(gallery, info.encoder_fingerprint) from error
 
-    async def _thumbnail(self, picture: Picture, box: Boxes) -> bytes:
-        height, width = picture.shape[:2]
-        x1, y1, x2, y2 = pixel_bounds(box, width, height)
-        return await self._workers.run(lambda: thumbnail(picture[y1:y2, x1:x2], self._image_limits.thumbnail_side_px))
-
-    def _chosen(self, picture: Picture, boxes: Boxes, call: _Call) -> Objects:
+    def _chosen(self, decoded: Decoded, boxes: Boxes, call: Call) -> Objects:
         """Return the caller's boxes, or the whole picture where there is none."""
         if not len(boxes):
-            return _whole(picture)
+            return _whole(decoded)
         if len(boxes) > self._limits.max_boxes:
             field_name = call.box_field(self._limits.max_boxes)
             raise InvalidArgumentError(field_name, f"expected at most {self._limits.max_boxes} boxes, got {len(boxes)}")
-        height, width = picture.shape[:2]
+        width, height = decoded.size
         for index, box in enumerate(boxes):
             check_box(box, call.box_field(index), width, height)
         return Objects(clip(boxes, width, height), np.zeros(len(boxes), dtype=np.float32), BoxSource.REQUESTED)
 
 
-def _whole(picture: Picture) -> Objects:
-    height, width = picture.shape[:2]
+def _whole(decoded: Decoded) -> Objects:
+    width, height = decoded.size
     box = np.array([[0, 0, width, height]], dtype=np.float32)
     return Objects(box, np.zeros(1, dtype=np.float32), BoxSource.WHOLE_IMAGE)
 
 
-def _item_call(field_name: str, deadline_s: float | None) -> _Call:
-    return _Call(deadline_s, f"{field_name}.image", lambda _: f"{field_name}.box")
+def _item_call(field_name: str, deadline_s: float | None) -> Call:
+    return Call(deadline_s, f"{field_name}.image", lambda _: f"{field_name}.box")

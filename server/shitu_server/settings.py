@@ -18,6 +18,8 @@ from shitu_models.triton_config import Accelerator
 from shitu_server.errors import ConfigurationError
 
 _PREFIX: Final = "SHITU_"
+LEAST_AGE_S: Final = 0.1
+"""Clients that connect anew more often do nothing else."""
 _WEB_ADDRESS: Final = re.compile(r"https?://[^/\s]+:[0-9]+/?")
 
 
@@ -104,6 +106,11 @@ class Settings(BaseSettings):
     """Files with commas between: a gallery process alone serves the galleries in them, and takes no writes."""
     triton_address: str = ""
     """host:port of Triton's gRPC; `--role all` starts an embedded one where unset."""
+    triton_shared_memory: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,160}$")] = ""
+    """How the segments in /dev/shm begin through which pixels go to a Triton elsewhere on the same host, which must run as the same
+    user; in messages where unset. The embedded Triton gets them so anyway."""
+    triton_shared_memory_bytes: Annotated[int, Field(ge=1024 * 1024, le=16 * 1024**3)] = 32 * 1024 * 1024
+    """Of each gateway; what does not fit goes in messages."""
 
     max_image_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     max_image_pixels: Annotated[int, Field(ge=1024)] = 50_000_000
@@ -115,6 +122,9 @@ class Settings(BaseSettings):
     max_stream_in_flight: Annotated[int, Field(ge=1)] = 16
     max_pictures_in_flight: Annotated[int, Field(ge=1)] = 48
     """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
+    max_pictures_at_work: Annotated[int, Field(ge=0)] = 0
+    """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes two for each processor, shared among the
+    `workers`; all that are in flight where the models run on a GPU, or in a Triton elsewhere."""
     max_pixels_in_flight: Annotated[int, Field(ge=1024)] = 300_000_000
     """Of decoded pictures in one gateway, three bytes each; requests over it wait."""
     max_bulk_calls_in_flight: Annotated[int, Field(ge=1)] = 32
@@ -125,11 +135,14 @@ class Settings(BaseSettings):
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads that decode and crop, of one gateway; 0 takes one for each processor."""
+    """Threads that decode and crop, of one gateway; 0 shares the processors among the `workers`, at least one each."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
     search_device: SearchDevice = SearchDevice.CPU
     """Of the gallery process. `gpu` needs the extra server-gpu; where there is none, the CPU does it, with a warning."""
+    max_connection_age_s: Annotated[float, Field(ge=0, le=7 * 24 * 3600)] = 300.0
+    """After which a gateway asks a client to connect anew, calls in flight aside: so that connections spread over gateways that
+    were started later, too. 0 never does."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """After SIGTERM, how long calls in flight may go on."""
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
@@ -145,6 +158,13 @@ class Settings(BaseSettings):
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("expected one or more different names with commas between")
         return ",".join(names)
+
+    @field_validator("max_connection_age_s")
+    @classmethod
+    def _age(cls, seconds: float) -> float:
+        if 0 < seconds < LEAST_AGE_S:
+            raise ValueError(f"expected 0 or at least {LEAST_AGE_S:g}")
+        return seconds
 
     @field_validator("milvus_address")
     @classmethod
@@ -169,20 +189,43 @@ class Settings(BaseSettings):
         return {_PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
-def load_settings(overrides: Mapping[str, Any]) -> Settings:
+def load_settings(overrides: Mapping[str, Any], file: Path | None = None) -> Settings:
     """Read the environment; `overrides`, from the command line, win where they are not None.
+
+    Args:
+        overrides: by field.
+        file: of lines SHITU_NAME=value, as `shitu tune` writes it; the environment wins over it.
 
     Raises:
         ConfigurationError: names every setting that is wrong, what was expected and what came.
     """
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**{**(_of_file(file) if file is not None else {}), **given})
     except ValidationError as error:
         faults = "; ".join(
             f"{_PREFIX}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, got {fault['input']!r}"
             for fault in error.errors()
         )
         raise ConfigurationError(f"settings are wrong: {faults}") from error
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    """Return what a file of lines NAME=value says, as far as the environment says nothing else; # begins a comment line."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"settings: {path} cannot be read: {error}") from error
+    values = {}
+    for number, line in enumerate(lines, 1):
+        variable, separator, value = line.partition("=")
+        if not line or line.startswith("#"):
+            continue
+        if not separator or not variable.startswith(_PREFIX):
+            raise ConfigurationError(f"settings: {path}, line {number}: expected {_PREFIX}NAME=value, got {line!r}")
+        if variable not in os.environ:
+            values[variable.removeprefix(_PREFIX).lower()] = value
+    return values
 
 
 def inherited_environment() -> dict[str, str]:

@@ -90,8 +90,13 @@ class Topology:
             await self._while_tending(asyncio.create_task(self._models.start()))
         running = {"triton_address": self._models.triton_address, "served_file": self._models.file}
         settings = settings.model_copy(update=running)
+        prefix = (
+            settings.triton_shared_memory if self._settings.triton_address else f"{run.shared_memory_prefix}gateway"
+        )
         for number in range(settings.workers):
-            self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, settings, run))
+            name = f"{prefix}{number}" if prefix else ""
+            own = settings.model_copy(update={"triton_shared_memory": name})
+            self._gateways.append(_kept(f"gateway {number}", Role.GATEWAY, own, run))
 
     async def _while_tending(self, starting: asyncio.Task[None]) -> None:
         """Wait for a task; a gallery process that cannot start ends it at once, not after all models are loaded."""

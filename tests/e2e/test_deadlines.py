@@ -17,9 +17,12 @@ from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.images import ImageLimits, ImageWorkers
-from shitu_server.pipeline import Admissions, Models, Pipeline, ServedDetector
+from shitu_server.line import Line
+from shitu_server.pictures import Pictures
+from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
-from shitu_server.triton import TritonConnection, TritonDetector, TritonEncoder
+from shitu_server.triton import TritonDetector, TritonEncoder
+from shitu_server.triton_connection import TritonConnection
 
 
 class SilentServer:
@@ -64,9 +67,8 @@ async def pipeline(silent, tmp_path):
     yield Pipeline(
         Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
         gallery,
-        workers,
-        Admissions(Admission("pictures", 4), Admission("pixels", 10**9)),
-        ImageLimits(),
+        Pictures(workers, Admission("pixels", 10**9), ImageLimits()),
+        Line(4, 2),
         PipelineLimits(),
     )
     await triton.close()
@@ -114,6 +116,31 @@ async def test_a_full_gateway_refuses_before_it_asks_the_gallery(pipeline):
         await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
     with ExitStack() as full:
         for _ in range(4):
-            full.enter_context(pipeline._admissions.pictures.admit())
+            full.enter_context(pipeline._line.admit(None))
         with pytest.raises(OverloadedError):
             await pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=time.monotonic() + 5)
+
+
+async def test_a_gallery_that_is_away_does_not_keep_the_models_from_others(pipeline):
+    """It is asked before and after the turn: with all turns taken by requests that wait for it, nothing else would be worked on."""
+    models = pipeline._models
+    two = tuple(replace(entry, version=number) for entry in models.encoders.entries for number in (2, 1))
+    pipeline.serve(replace(models, encoders=Encoders(two)))
+    entered = asyncio.Event()
+
+    class Hanging:
+        async def get(self, *_, **__):
+            entered.set()
+            await asyncio.Event().wait()
+
+    pipeline._gallery = Hanging()
+    waiting = [
+        asyncio.create_task(pipeline.recognize(scene_picture(), "g", RecognizeOptions(), deadline_s=None))
+        for _ in range(3)
+    ]
+    await entered.wait()
+    async with pipeline._line.turn(time.monotonic() + 0.1), pipeline._line.turn(time.monotonic() + 0.1):
+        pass
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -24,8 +24,7 @@ from typer.testing import CliRunner
 paddle = pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-from tests.official_models import write_checkpoint  # noqa: E402
-
+from shitu_bench.models.official_layers import write_checkpoint  # noqa: E402
 from shitu_models.downloads.sources import OFFICIAL  # noqa: E402
 from shitu_train.models import pulls  # noqa: E402
 from shitu_train.models.commands import commands  # noqa: E402

@@ -18,8 +18,7 @@ from tests.drawn import product_picture, products, scene_picture
 pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-from tests.official_models import write_checkpoint  # noqa: E402
-
+from shitu_bench.models.official_layers import write_checkpoint  # noqa: E402
 from shitu_client import Client, NewItem  # noqa: E402
 from shitu_models.cards import CARD_FILE, read_card  # noqa: E402
 from shitu_models.fingerprint import weights_digest  # noqa: E402
@@ -27,7 +26,7 @@ from shitu_models.repository import weights_path  # noqa: E402
 from shitu_models.specs import DET_SCORES, EMBEDDING, PIXELS, SPECS  # noqa: E402
 from shitu_models.triton_config import model_config  # noqa: E402
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions  # noqa: E402
-from shitu_server.triton import TritonConnection  # noqa: E402
+from shitu_server.triton_connection import TritonConnection  # noqa: E402
 from shitu_server.triton_models import TritonModel  # noqa: E402
 from shitu_train.conversion.parity import fixed_pictures  # noqa: E402
 

@@ -22,6 +22,7 @@ from tests.drawn import product_picture
 from shitu.v1 import gallery_pb2 as g
 from shitu.v1 import gallery_pb2_grpc, recognition_pb2_grpc, types_pb2
 from shitu.v1 import recognition_pb2 as r
+from shitu_client import AsyncClient
 from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
 
@@ -244,6 +245,9 @@ async def test_sigterm_finishes_what_is_in_flight_and_leaves_nothing(tmp_path):
     async with open_channel(server) as channel:
         stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
         assert sum("triton" in line for line in leftovers(server)) == 3, "what is looked for at the end can be seen"
+        (gateway,) = processes(server, "shitu_server", "gateway")
+        segment = gateway.environ()["SHITU_TRITON_SHARED_MEMORY"]
+        assert shared_memory({segment})
         calls = [stub.Embed(r.EmbedRequest(image=product_picture(0)), timeout=30) for _ in range(16)]
         await asyncio.sleep(0.05)
         stopping = asyncio.create_task(asyncio.to_thread(server.stop))
@@ -253,6 +257,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_leaves_nothing(tmp_path):
     assert all(error.code() == grpc.StatusCode.UNAVAILABLE for error in refused), refused
     assert len(refused) < len(outcomes)
     assert leftovers(server) == []
+    assert not shared_memory({segment})
 
 
 @pytest.fixture
@@ -443,3 +448,54 @@ def test_a_stop_while_the_models_load_is_obeyed(tmp_path):
         time.sleep(0.01)
     assert server.stop() == 0
     assert leftovers(server) == []
+
+
+async def test_connections_that_grow_old_are_made_anew_without_losing_a_call(tmp_path):
+    server = start_server(tmp_path, env={"SHITU_MAX_CONNECTION_AGE_S": "0.3"})
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    try:
+        server.wait_until_serving()
+        (gateway,) = processes(server, "shitu_server", "gateway")
+        channels = [grpc.aio.insecure_channel(server.address, options=options) for _ in range(4)]
+        ports: set[int] = set()
+        answers = []
+
+        async def ask(channel: grpc.aio.Channel) -> None:
+            stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
+            while time.monotonic() < end_s:
+                answers.append(await stub.Embed(r.EmbedRequest(image=product_picture(0)), timeout=10))
+                ports.update(client_ports(gateway, server))
+
+        end_s = time.monotonic() + 3
+        await asyncio.gather(*(ask(channel) for channel in channels * 2))
+        for channel in channels:
+            await channel.close()
+        assert len(answers) > 50
+        assert len(ports) >= 12, "four connections, each made anew several times"
+    finally:
+        server.stop()
+
+
+def client_ports(gateway: psutil.Process, server: RunningServer) -> set[int]:
+    port = int(server.address.rpartition(":")[2])
+    return {
+        one.raddr.port
+        for one in gateway.net_connections("tcp")
+        if one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
+    }
+
+
+async def test_a_client_of_many_connections_keeps_both_gateways_busy(twin):
+    gateways = processes(twin, "shitu_server", "gateway")
+    async with AsyncClient(twin.address, connections=16) as client:
+        await asyncio.gather(*(client.embed(product_picture(0)) for _ in range(32)))
+        assert [bool(client_ports(gateway, twin)) for gateway in gateways] == [True, True]
+        assert sum(len(client_ports(gateway, twin)) for gateway in gateways) == 16
+    segments = {gateway.environ()["SHITU_TRITON_SHARED_MEMORY"] for gateway in gateways}
+    assert len(segments) == 2
+    assert segments == shared_memory(segments)
+
+
+def shared_memory(names: set[str]) -> set[str]:
+    """Which of the names something in /dev/shm begins with."""
+    return {name for name in names for path in Path("/dev/shm").iterdir() if path.name.startswith(f"{name}-")}

@@ -13,6 +13,7 @@ import socket
 import sys
 import textwrap
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import psutil
 import pytest
 import pytest_asyncio
 import tritonclient.grpc
+import tritonclient.grpc.aio
 from onnx import TensorProto, helper, numpy_helper
 
 from shitu_models.repository import weights_path
@@ -31,8 +33,10 @@ from shitu_models.triton_config import TritonConfigOptions, model_config, write_
 from shitu_server.children import RUN_ID_VARIABLE, Run
 from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
 from shitu_server.served import Served, ServedModel
+from shitu_server.shared_memory import SharedMemory
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
-from shitu_server.triton import ConnectionOptions, TritonConnection, TritonDetector, TritonEncoder, has_models
+from shitu_server.triton import TritonDetector, TritonEncoder, has_models
+from shitu_server.triton_connection import ConnectionOptions, TritonConnection
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_models import TritonModel
 
@@ -45,6 +49,7 @@ PICKY = replace(TINY_REC, name="picky", input_size=1, embedding_dimension=4)
 """Fails for a picture whose first value is over 9."""
 TINY = (TINY_REC, TINY_DET, PICKY)
 RECOVERY_LIMIT_S = 10.0
+MEMORY_BYTES = 1024 * 1024
 
 
 def tensors(spec: ModelSpec):
@@ -209,11 +214,31 @@ async def triton(folder, repository):
     assert_nothing_left(run_id)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def connection(triton):
-    opened = TritonConnection(triton.grpc_address)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["messages", "shared memory"])
+async def connection(request, triton):
+    memory = None
+    if request.param == "shared memory":
+        memory = SharedMemory(f"shitu-test-{uuid.uuid4().hex[:8]}", MEMORY_BYTES)
+    opened = TritonConnection(triton.grpc_address, memory=memory)
+    if memory is not None:
+        await opened.infer(TINY_REC, pixels_for(TINY_REC, 1), None)  # the first calls go in messages
+        await wait_for(lambda: regions(triton) == {memory.name})
     yield opened
     await opened.close()
+    assert regions(triton) == set()
+
+
+def regions(triton: EmbeddedTriton) -> set[str]:
+    with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
+        return set(client.get_system_shared_memory_status().regions)
+
+
+def name_of(memory: SharedMemory) -> Path:
+    return Path("/dev/shm", memory.name)
+
+
+def content_of(memory: SharedMemory) -> bytes:
+    return name_of(memory).read_bytes()
 
 
 @pytest.fixture
@@ -339,6 +364,27 @@ class TestLimits:
         wanted = [("tiny_rec", 1), ("tiny_rec", 2), ("tiny_rec", None), ("nowhere", None)]
         assert await connection.missing(wanted) == [("tiny_rec", 2), ("nowhere", None)]
 
+    async def test_what_nobody_waits_for_any_more_is_not_run(self, demo_connection):
+        async def runs() -> int:
+            async with tritonclient.grpc.aio.InferenceServerClient(demo_connection.address) as client:
+                stats = await client.get_inference_statistics(DEMO_REC.name)
+            return sum(model.inference_stats.success.count for model in stats.model_stats)
+
+        pixels = pixels_for(DEMO_REC, DEMO_REC.max_batch)
+        begin_s = time.monotonic()
+        await demo_connection.infer(DEMO_REC, pixels, None)
+        run_s = time.monotonic() - begin_s
+        before = await runs()
+        first = [asyncio.create_task(demo_connection.infer(DEMO_REC, pixels, None)) for _ in range(4)]
+        await asyncio.sleep(run_s / 5)
+        soon_s = time.monotonic() + run_s / 2  # the line before them takes several times as long
+        expired = [demo_connection.infer(DEMO_REC, pixels[:size], soon_s) for size in (1, 5, 32) for _ in range(20)]
+        outcomes = await asyncio.gather(*expired, return_exceptions=True)
+        assert all(isinstance(outcome, DeadlineExceededError) for outcome in outcomes)
+        await asyncio.gather(*first)
+        await demo_connection.infer(DEMO_REC, pixels[:1], None)
+        assert await runs() - before == 5
+
     async def test_an_unknown_model_is_unavailable(self, connection):
         other = replace(TINY_REC, name="nowhere")
         with pytest.raises(UnavailableError, match="nowhere is not ready"):
@@ -406,6 +452,70 @@ class TestBackend:
         stubs = [command for command in commands if "stub" in command.split()[0]]
         assert len(stubs) >= 3
         assert all(command.startswith(str(folder / "cache")) for command in stubs)
+
+
+class TestSharedMemory:
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def memory(self):
+        memory = SharedMemory(f"shitu-test-{uuid.uuid4().hex[:8]}", 8192)
+        yield memory
+        memory.close()
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def through_memory(self, triton, memory):
+        connection = TritonConnection(triton.grpc_address, memory=memory)
+        await connection.infer(TINY_REC, pixels_for(TINY_REC, 1), None)
+        await wait_for(lambda: memory.name in regions(triton))
+        yield connection
+        await connection.close()
+
+    async def test_pixels_go_there_and_all_room_comes_back(self, through_memory, memory):
+        pixels = pixels_for(TINY_REC, 8)
+        assert pixels.nbytes > 6000
+        free = list(memory._free)
+        await through_memory.infer(TINY_REC, pixels, None)
+        assert pixels.tobytes() in content_of(memory)
+        with pytest.raises(DeadlineExceededError):
+            await through_memory.infer(TINY_REC, pixels, time.monotonic() - 1)
+        assert memory._free == free
+
+    async def test_what_does_not_fit_goes_in_messages(self, through_memory, repository):
+        pixels = [pixels_for(TINY_REC, 8, seed) for seed in range(6)]
+        answers = await asyncio.gather(*(through_memory.infer(TINY_REC, one, None) for one in pixels))
+        for one, answer in zip(pixels, answers, strict=True):
+            assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, one)["embedding"])
+
+    async def test_what_is_given_up_in_the_queue_leaves_those_alone_that_get_its_place(
+        self, through_memory, repository
+    ):
+        for seed in range(20):
+            given_up = [
+                asyncio.create_task(through_memory.infer(TINY_REC, pixels_for(TINY_REC, 4, seed), None))
+                for _ in range(2)
+            ]
+            await asyncio.sleep(0.0002 * seed)
+            for task in given_up:
+                task.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            live = pixels_for(TINY_REC, 8, 100 + seed)
+            answer = await through_memory.infer(TINY_REC, live, None)
+            assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, live)["embedding"])
+
+    async def test_a_server_that_has_lost_it_is_told_again(self, through_memory, memory, triton):
+        with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
+            client.unregister_system_shared_memory(memory.name)
+        answers = [await through_memory.infer(TINY_REC, pixels_for(TINY_REC, 1), None) for _ in range(2)]
+        assert np.array_equal(answers[0]["embedding"], answers[1]["embedding"])
+        await wait_for(lambda: memory.name in regions(triton))
+
+    async def test_a_server_that_cannot_see_it_gets_messages(self, triton, memory, caplog):
+        name_of(memory).unlink()  # as on another host
+        connection = TritonConnection(triton.grpc_address, memory=memory)
+        for _ in range(3):
+            assert (await connection.infer(TINY_REC, pixels_for(TINY_REC, 2), None))["embedding"].shape == (2, 8)
+            await asyncio.sleep(0.05)
+        assert caplog.text.count("does not take shared memory") == 1
+        await connection.close()
 
 
 class TestRecovery:

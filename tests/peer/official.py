@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from tests.spread import spread
+from shitu_bench.models.spread_weights import spread
 
 DETECTOR = "PP-ShiTuV2_det"
 DETECTOR_CONFIG = Path(__file__).with_name("picodet_lcnet_x2_5_640_mainbody.yml")

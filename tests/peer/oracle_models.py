@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import paddle
 from tests.conftest import SHARED_DATA
-from tests.spread import spread
 
+from shitu_bench.models.spread_weights import spread
 from shitu_models.preprocessing import resize
 from shitu_models.specs import SPECS, Task
 from shitu_train.architectures.catalogue import ARCHITECTURES

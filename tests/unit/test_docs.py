@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from benchmarks import docs_tables
 from typer import Typer
 
+from shitu_bench import commands as bench_commands
+from shitu_bench.reports import docs_tables
 from shitu_client import commands as client_commands
 from shitu_models.specs import OFFICIAL_SPECS
 from shitu_server import commands as server_commands
@@ -70,11 +71,34 @@ def test_commands_and_options_of_the_galleries_page_are_there():
     assert set(re.findall(r"(--[a-z][a-z-]*)", text)) <= known
 
 
+def test_commands_and_options_of_the_performance_page_are_there():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    bench = commands_of(bench_commands)["bench"].commands
+    named = set(re.findall(r"shitu bench ([a-z]+)", text))
+    assert {"latency", "ceiling", "search", "quality"} <= named <= set(bench)
+    for name, options in re.findall(r"shitu bench ([a-z]+)(.*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", options)) <= options_of(bench[name])
+
+
+def test_the_page_of_load_names_every_program_that_measures():
+    text = (ROOT / "docs" / "load.md").read_text()
+    commands = commands_of(bench_commands)
+    named = set(
+        re.findall(
+            r"`([a-z]+)`", "".join(line for line in text.splitlines(keepends=True) if line.startswith("| `shitu bench"))
+        )
+    )
+    named |= set(re.findall(r"`shitu bench ([a-z]+)", text))
+    assert named >= set(commands["bench"].commands)
+    for options in re.findall(r"shitu tune(.*)", text):
+        assert set(re.findall(r"(--[a-z][a-z-]*)", options)) <= options_of(commands["tune"])
+
+
 @pytest.mark.parametrize("table", docs_tables.TABLES, ids=lambda table: table.name)
 def test_the_tables_are_those_of_the_results(table):
     results = json.loads(table.results.read_text(encoding="utf-8"))
     text = table.document.read_text(encoding="utf-8")
-    assert table.rendered(text, results) == text, "run `python -m benchmarks.docs_tables`"
+    assert table.rendered(text, results) == text, "run `python -m shitu_bench.reports.docs_tables`"
 
 
 def test_latency_was_measured_of_all_official_models():

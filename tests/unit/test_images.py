@@ -6,9 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from shitu_models.specs import DEMO_REC
+from shitu_server import jpeg
 from shitu_server.errors import InvalidImageError
 from shitu_server.images import ImageLimits, crops, decode, thumbnail
 
@@ -129,3 +130,51 @@ def test_thumbnails_are_jpeg_of_bounded_size():
     content = thumbnail(np.asarray(picture(1000, 500)), side_px=256)
     with Image.open(io.BytesIO(content)) as image:
         assert (image.format, image.size) == ("JPEG", (256, 128))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_ordinary_jpeg_files_are_decoded_as_pillow_decodes_them(orientation, subsampling, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(3).integers(0, 256, (7, 11, 3), np.uint8)
+    image = Image.fromarray(np.kron(noise, np.ones((9, 7, 1), np.uint8))).convert(mode)
+    content = encoded(image, "JPEG", quality=85, subsampling=subsampling, exif=exif)
+    assert jpeg.decoded(content) is not None
+    with Image.open(io.BytesIO(content)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    np.testing.assert_array_equal(decode(content, LIMITS), expected)
+
+
+def test_the_orientation_of_xmp_counts_too():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    plain = decode(encoded(picture(), "JPEG"), LIMITS)
+    assert decode(encoded(picture(), "JPEG", xmp=xmp), LIMITS).shape == (plain.shape[1], plain.shape[0], 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(picture(), "PNG"),
+        encoded(picture().convert("CMYK"), "JPEG"),
+        encoded(picture(200, 200), "JPEG")[:-300],
+        b"\xff\xd8\xff" + b"nothing" * 9,
+        b"",
+    ],
+)
+def test_what_is_no_ordinary_jpeg_is_left_to_pillow(content):
+    assert jpeg.size_of(content) is None or jpeg.decoded(content) is None
+
+
+def test_a_jpeg_that_libjpeg_warns_of_is_judged_by_pillow():
+    content = encoded(picture(64, 64), "JPEG")
+    marker = content.index(b"\xff\xda")
+    warned = content[:marker] + b"\0\0\0" + content[marker:]  # "extraneous bytes before marker"
+    assert jpeg.decoded(warned) is None
+    np.testing.assert_array_equal(decode(warned, LIMITS), decode(content, LIMITS))
+
+
+def test_the_size_of_a_jpeg_is_checked_before_it_is_decoded():
+    with pytest.raises(InvalidImageError, match="at most 1000 pixels, got 40x30"):
+        decode(encoded(picture(), "JPEG"), ImageLimits(max_pixels=1000))

@@ -8,8 +8,7 @@ import pytest
 paddle = pytest.importorskip("paddle", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-from tests.spread import spread  # noqa: E402
-
+from shitu_bench.models.spread_weights import spread  # noqa: E402
 from shitu_models.specs import OFFICIAL_SPECS, SPECS  # noqa: E402
 from shitu_train.architectures.catalogue import ARCHITECTURES  # noqa: E402
 from shitu_train.architectures.clip_vit import CLIP_VIT_LARGE, ClipEncoder, ClipVitSize  # noqa: E402

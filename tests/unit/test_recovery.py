@@ -11,8 +11,7 @@ paddle = pytest.importorskip("paddle", reason="needs the train extra: pip instal
 pytest.importorskip("paddle2onnx", reason="needs the train extra: pip install 'shitu[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-from tests.spread import spread  # noqa: E402
-
+from shitu_bench.models.spread_weights import spread  # noqa: E402
 from shitu_models.cards import CARD_FILE, read_card  # noqa: E402
 from shitu_models.specs import PP_SHITUV2_DET, PP_SHITUV2_REC, SPECS  # noqa: E402
 from shitu_train.architectures.catalogue import ARCHITECTURES, Architecture, DecodedDetector  # noqa: E402

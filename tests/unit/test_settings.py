@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from shitu_models.specs import Profile
@@ -40,3 +42,44 @@ def test_a_child_reads_the_same(monkeypatch):
 def test_milvus_has_a_web_address(wrong):
     with pytest.raises(ConfigurationError, match=r"SHITU_MILVUS_ADDRESS: .*expected http://host:port"):
         load_settings({"milvus_address": wrong})
+
+
+def test_a_file_of_settings_gives_way_to_the_environment_and_that_to_options(tmp_path, monkeypatch):
+    file = tmp_path / "tuned.env"
+    file.write_text("SHITU_WORKERS=2\nSHITU_INSTANCES=3\nSHITU_THREADS=4\n")
+    monkeypatch.setenv("SHITU_INSTANCES", "5")
+    settings = load_settings({"threads": 6}, file)
+    assert (settings.workers, settings.instances, settings.threads) == (2, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("SHITU_NONSENSE=1", "SHITU_NONSENSE: Extra"), ("SHITU_WORKERS=0", "SHITU_WORKERS: .*got '0'")]
+)
+def test_what_is_wrong_in_a_file_of_settings_is_named(tmp_path, line, fault):
+    file = tmp_path / "tuned.env"
+    file.write_text(line)
+    with pytest.raises(ConfigurationError, match=f"settings are wrong: {fault}"):
+        load_settings({}, file)
+
+
+def test_a_file_of_settings_is_taken_as_it_is_written(tmp_path):
+    file = tmp_path / "tuned.env"
+    file.write_text("# made by hand\n\nSHITU_MILVUS_TOKEN=root:a${HOME}b\n")
+    assert load_settings({}, file).milvus_token == "root:a${HOME}b"
+    file.write_text("SHITU_WORKERS=2\nOMP_NUM_THREADS=1\n")
+    with pytest.raises(
+        ConfigurationError, match=r"tuned.env, line 2: expected SHITU_NAME=value, got 'OMP_NUM_THREADS=1'"
+    ):
+        load_settings({}, file)
+    with pytest.raises(ConfigurationError, match=r"other.env cannot be read"):
+        load_settings({}, tmp_path / "other.env")
+
+
+@pytest.mark.parametrize(("age_s", "is_allowed"), [(0, True), (0.1, True), (0.05, False)])
+def test_connections_live_a_moment_at_least(age_s, is_allowed):
+    with (
+        contextlib.nullcontext()
+        if is_allowed
+        else pytest.raises(ConfigurationError, match=r"expected 0 or at least 0\.1")
+    ):
+        load_settings({"max_connection_age_s": age_s})

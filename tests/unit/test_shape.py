@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("server/shitu_models", "server/shitu_server", "server/shitu_train", "client/shitu_client")
+PACKAGES = (
+    "server/shitu_models",
+    "server/shitu_server",
+    "server/shitu_train",
+    "client/shitu_client",
+    "benchmarks/shitu_bench",
+)
 MAX_P95_LINES = 30
 
 

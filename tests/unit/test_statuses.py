@@ -37,7 +37,9 @@ def test_error_survives_the_wire(kind: type[ShituError]):
     assert status.code == CODES[kind].value[0]
     back = from_status(status)
     assert type(back) is kind
+    wished_s, told_s = vars(error).pop("retry_after_s", None), vars(back).pop("retry_after_s", None)
     assert vars(back) == vars(error)
+    assert told_s == wished_s or 0.5 * wished_s <= told_s <= 1.5 * wished_s
     assert str(back) == str(error)
 
 
@@ -80,3 +82,10 @@ def test_status_of_another_domain_is_internal():
     status = to_status(sample(InvalidArgumentError))
     del status.details[:]
     assert isinstance(from_status(status), InternalError)
+
+
+def test_who_is_sent_away_together_does_not_come_back_together():
+    told = [from_status(to_status(OverloadedError("busy", 1.0))).retry_after_s for _ in range(200)]
+    assert min(told) < 0.6
+    assert max(told) > 1.4
+    assert len(set(told)) > 100

@@ -52,7 +52,7 @@ class IndexOptions:
     """When the search of a gallery is built, and with how many processors.
 
     Below `flat_rows` an AUTO gallery compares every vector, which is exact; from there on IVF answers many times as many queries. Not
-    HNSW: of a million products (benchmarks/gallery_search.py) with the same recall it was built in 666 s against 79 s, and answered
+    HNSW: of a million products (shitu_bench.galleries.gallery_search) with the same recall it was built in 666 s against 79 s, and answered
     158 queries a second against 2,687.
     """
 

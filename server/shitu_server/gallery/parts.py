@@ -38,7 +38,9 @@ async def search_in_parts(
     Raises:
         UnavailableError: the gallery was deleted and created anew between two parts.
     """
-    starts = range(0, max(1, len(queries)), part_queries)
+    if len(queries) <= part_queries:
+        return await search(queries)
+    starts = range(0, len(queries), part_queries)
     places = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def one(start: int) -> SearchResult:

@@ -161,7 +161,8 @@ def item_of(message: gallery_pb2.Item) -> Item:
 
 def match_message(hit: Hit) -> types_pb2.Match:
     """Return a hit as a message."""
-    return types_pb2.Match(item_id=hit.item_id, label=hit.label, score=hit.score, metadata=struct_message(hit.metadata))
+    metadata = struct_message(hit.metadata) if hit.metadata else None
+    return types_pb2.Match(item_id=hit.item_id, label=hit.label, score=hit.score, metadata=metadata)
 
 
 def search_request(
@@ -189,10 +190,14 @@ def search_response(result: SearchResult) -> gallery_pb2.SearchResponse:
 def search_result_of(message: gallery_pb2.SearchResponse) -> SearchResult:
     """Return what a search found."""
     hits = tuple(
-        tuple(Hit(m.item_id, m.label, m.score, metadata_of(m.metadata, "metadata")) for m in result.matches)
+        tuple(Hit(m.item_id, m.label, m.score, _metadata_of_match(m)) for m in result.matches)
         for result in message.results
     )
     return SearchResult(hits, state_of(message.state))
+
+
+def _metadata_of_match(message: types_pb2.Match) -> Metadata:
+    return metadata_of(message.metadata, "metadata") if message.HasField("metadata") else {}
 
 
 def struct_message(metadata: Metadata) -> struct_pb2.Struct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -56,6 +57,9 @@ RETRY_WHEN_UNREACHABLE_S: Final = 1.0
 RETRY_WHEN_CROWDED_S: Final = 0.5
 """The same for a RESOURCE_EXHAUSTED of the transport: calls are over in about this time."""
 
+RETRY_SPREAD: Final = (0.5, 1.5)
+"""Of RetryInfo around the error's own time: who was sent away together shall not come back together."""
+
 _TOO_LARGE: Final = "message larger than max"
 """In what gRPC says of a message that it does not take ("Received ..." or "Sent ..."). Of calls: "Concurrent RPC limit exceeded!"."""
 
@@ -74,7 +78,7 @@ def to_status(error: ShituError) -> status_pb2.Status:
         details.append(resource)
     elif isinstance(error, (OverloadedError, UnavailableError)):
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        delay.FromMilliseconds(round(error.retry_after_s * 1000 * random.uniform(*RETRY_SPREAD)))  # noqa: S311
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return status_pb2.Status(
         code=CODES[type(error)].value[0], message=error.message, details=[_packed(d) for d in details]

@@ -1,4 +1,4 @@
-"""Makes the tables in the docs from the results that are committed: `python -m benchmarks.docs_tables`."""
+"""Makes the tables in the docs from the results that are committed: `python -m shitu_bench.reports.docs_tables`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+from shitu_bench.reports.model_tables import ceiling_table, commit_of, latency_table, quality_table
+from shitu_bench.reports.serving_tables import overload_table, scaling_table
+
+ROOT: Final = Path(__file__).resolve().parents[3]
 BATCHES: Final = (1, 8)
 _FEW_DIGITS_FROM_MS: Final = 10
 
@@ -41,7 +44,7 @@ def model_latency_table(results: dict[str, Any]) -> str:
     conditions = (
         f"ONNX Runtime {versions['onnxruntime']}, FP32, {results['threads']} threads of {machine['processor']} "
         f"({machine['cores']} cores), milliseconds for the whole batch: median of interleaved rounds (quartiles). Random weights, "
-        f"seed {results['seed']}; commit {_commit(results)}."
+        f"seed {results['seed']}; commit {commit_of(results)}."
     )
     lines = [
         conditions,
@@ -62,7 +65,7 @@ def gallery_search_table(results: dict[str, Any]) -> str:
     kinds = [(int(size), kind, figures) for size, of in results["sizes"].items() for kind, figures in of.items()]
     first = kinds[0][2]
     machine = first["machine"]
-    commits = ", ".join(sorted({_commit(figures) for _, _, figures in kinds}))
+    commits = ", ".join(sorted({commit_of(figures) for _, _, figures in kinds}))
     lines = [
         (
             f"512 numbers, `top_k` 10, one search thread of {machine['processor']} ({machine['cores']} cores), FAISS "
@@ -123,11 +126,6 @@ def _qps(rate: float) -> str:
     return f"{rate:,.0f}"
 
 
-def _commit(results: dict[str, Any]) -> str:
-    commit = results["commit"]
-    return f"{commit[:10]}{'+' * commit.endswith('+')}"
-
-
 def _ms(figure: dict[str, Any]) -> str:
     low, high = figure["quartiles_ms"]
     digits = 1 if figure["median_ms"] >= _FEW_DIGITS_FROM_MS else 2
@@ -137,6 +135,11 @@ def _ms(figure: dict[str, Any]) -> str:
 TABLES: Final = (
     GeneratedTable("model_latency", ROOT / "docs" / "models.md", model_latency_table),
     GeneratedTable("gallery_search", ROOT / "docs" / "galleries.md", gallery_search_table),
+    GeneratedTable("latency", ROOT / "docs" / "performance.md", latency_table),
+    GeneratedTable("ceiling", ROOT / "docs" / "performance.md", ceiling_table),
+    GeneratedTable("overload", ROOT / "docs" / "performance.md", overload_table),
+    GeneratedTable("scaling", ROOT / "docs" / "performance.md", scaling_table),
+    GeneratedTable("quality", ROOT / "docs" / "performance.md", quality_table),
 )
 
 

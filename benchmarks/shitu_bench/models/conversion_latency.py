@@ -1,9 +1,9 @@
 """ONNX Runtime latency of each converted model beside that of an unoptimised conversion.
 
-`python -m benchmarks.model_latency` in the checkout, with the dev extra, writes results/model_latency.json (about 15 minutes on two
-cores); `python -m benchmarks.docs_tables` makes the table in docs/models.md from it.
+`python -m shitu_bench.models.conversion_latency` in the checkout, with the dev extra, writes results/model_latency.json (about 15 minutes on two
+cores); `python -m shitu_bench.reports.docs_tables` makes the table in docs/models.md from it.
 
-The weights are random (tests/spread.py): time does not depend on their values, but for the suppression of a detector, which has
+The weights are random (`spread_weights`): time does not depend on their values, but for the suppression of a detector, which has
 about as many boxes to look at as there are candidates. Unoptimised is what paddle2onnx makes of the layer as it is trained (branches
 not fused, batch normalisation apart): float32 planes in, and no suppression; its normalisation by numpy is timed apart.
 """
@@ -15,7 +15,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
-from tests.official_models import spread_layer
 
-from benchmarks.machine import described
+from shitu_bench.machine import described
+from shitu_bench.models.official_layers import spread_layer
+from shitu_bench.models.sessions import SessionPlan, opened
 from shitu_models.specs import DEMO_SPECS, OFFICIAL_SPECS, SPECS, ModelSpec
 from shitu_train.architectures.catalogue import ARCHITECTURES
 from shitu_train.conversion.export import exported_graph
@@ -33,7 +34,7 @@ from shitu_train.conversion.fusion import fuse
 from shitu_train.conversion.paddle2onnx_process import export_layer
 from shitu_train.records import source_commit, tool_versions
 
-RESULTS: Final = Path(__file__).resolve().parent / "results" / "model_latency.json"
+RESULTS: Final = Path(__file__).resolve().parents[2] / "results" / "model_latency.json"
 BATCHES: Final = (1, 8)
 _SEED: Final = 1
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 60
@@ -61,24 +62,30 @@ def measure(names: list[str], threads: int) -> dict[str, Any]:
 
 def _measured(name: str, threads: int) -> dict[str, Any]:
     spec, graphs = SPECS[name], _graphs(name)
-    sessions = {variant: _session(graphs[variant], threads) for variant in ("unoptimised", "plain", "fused")}
+    sessions = {variant: opened(graphs[variant], SessionPlan(threads)) for variant in ("unoptimised", "plain", "fused")}
     figures: dict[str, Any] = {"bytes": {variant: len(content) for variant, content in graphs.items()}}
     rng = np.random.default_rng(_SEED)
     for batch in BATCHES:
         pixels = rng.integers(0, 256, (batch, spec.input_size, spec.input_size, 3), np.uint8)
-        planes = _normalised(pixels, spec)
-        runs: dict[str, Run] = {
-            "unoptimised": lambda planes=planes: sessions["unoptimised"].run(None, {"image": planes}),
-            "normalisation": lambda pixels=pixels: _normalised(pixels, spec),
-            "plain": lambda pixels=pixels: sessions["plain"].run(None, {"pixels": pixels}),
-            "fused": lambda pixels=pixels: sessions["fused"].run(None, {"pixels": pixels}),
-        }
+        runs = _runs(sessions, pixels, spec)
         outputs = [runs[variant]()[-1] for variant in ("plain", "fused")]
         figures[f"batch_{batch}"] = {
             **_timed(runs),
             "fused_difference": float(np.abs(outputs[0] - outputs[1]).max()),
         }
     return figures
+
+
+def _runs(
+    sessions: Mapping[str, onnxruntime.InferenceSession], pixels: NDArray[np.uint8], spec: ModelSpec
+) -> dict[str, Run]:
+    planes = _normalised(pixels, spec)
+    return {
+        "unoptimised": lambda: sessions["unoptimised"].run(None, {"image": planes}),
+        "normalisation": lambda: _normalised(pixels, spec),
+        "plain": lambda: sessions["plain"].run(None, {"pixels": pixels}),
+        "fused": lambda: sessions["fused"].run(None, {"pixels": pixels}),
+    }
 
 
 def _graphs(name: str) -> dict[str, bytes]:
@@ -90,15 +97,8 @@ def _graphs(name: str) -> dict[str, bytes]:
     return {"unoptimised": unoptimised, "plain": plain, "fused": served.SerializeToString()}
 
 
-def _session(content: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as served
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def _normalised(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
-    mean, std = np.float32(spec.mean) * 255, np.float32(spec.std) * 255
+    mean, std = (np.asarray(values, np.float32) * 255 for values in (spec.mean, spec.std))
     return np.ascontiguousarray(((pixels.astype(np.float32) - mean) / std).transpose(0, 3, 1, 2))
 
 
@@ -126,7 +126,7 @@ def _timed(runs: dict[str, Run]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and keep the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.model_latency", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m shitu_bench.models.conversion_latency", description=__doc__)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--models", nargs="+", default=[spec.name for spec in (*DEMO_SPECS, *OFFICIAL_SPECS)])
     given = parser.parse_args()

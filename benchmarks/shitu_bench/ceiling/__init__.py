@@ -1,0 +1,1 @@
+"""The whole server beside its models alone."""

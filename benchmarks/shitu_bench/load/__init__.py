@@ -1,0 +1,1 @@
+"""Load over gRPC: requests, when they are sent, what came back."""

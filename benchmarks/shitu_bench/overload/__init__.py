@@ -1,0 +1,1 @@
+"""More load than a server can do."""

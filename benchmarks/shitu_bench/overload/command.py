@@ -1,0 +1,108 @@
+"""`shitu bench overload`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shitu_bench.load import command_options as options
+from shitu_bench.load.plans import LoadPlan, WorkloadKind
+
+
+def overload(
+    *,
+    duration: Annotated[float, typer.Option(min=0.5, max=3600, help="Of each run that counts, seconds.")] = 20.0,
+    warm_up: Annotated[float, typer.Option(min=0, max=600, help="Before each, seconds.")] = 3.0,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=4096, help="Callers at the peak, fewer than are refused.")
+    ] = 24,
+    workload: options.Workload = WorkloadKind.FIXED,
+    pictures: options.Pictures = 32,
+    vectors: options.Vectors = 0,
+    processes: options.Processes = 1,
+    connections: options.Connections = 16,
+    deadline: options.Deadline = 10.0,
+    seed: options.Seed = 5,
+    workers: options.Workers = 1,
+    instances: options.Instances = 1,
+    threads: options.Threads = 0,
+    detector: options.Detector = "demo_det",
+    encoder: options.Encoder = "demo_rec",
+    model_repository: options.Repository = None,
+    environment: options.Environment = None,
+    out: options.Out = None,
+) -> None:
+    """Measure a server at its peak, and with half of it to five times as much: goodput, refusals, and what is done for nothing."""
+    from shitu_bench.overload.levels import OverloadOptions, overload_results  # noqa: PLC0415
+    from shitu_bench.serving.server import ServerOptions  # noqa: PLC0415
+    from shitu_bench.serving.workload import WorkloadOptions  # noqa: PLC0415
+
+    variables = options.environment_of(environment)
+    server = ServerOptions(workers, instances, threads, detector, encoder, model_repository, variables)
+    drawn = WorkloadOptions(workload, pictures, vector_count=vectors, seed=seed)
+    plan = LoadPlan(duration, warm_up, None, concurrency, processes, connections, deadline, seed=seed)
+    console = Console(stderr=True)
+    with options.ending_in_order(console):
+        results = overload_results(server, drawn, OverloadOptions(plan), console)
+        for table in (_levels(results), _rest(results)):
+            Console().print(table)
+        options.keep(results, out)
+
+
+def _levels(results: Mapping[str, Any]) -> Table:
+    peak = results["peak"]
+    others = sum(count for code, count in peak["codes"].items() if code != "OK")
+    warning = f"; [red]{others} other answers: too many callers[/]" if others else ""
+    table = Table(
+        title=f"Peak {peak['goodput_per_s']:.1f} requests/s, p99 {_ms(peak, 'latency_ms', 'p99')} ms{warning}"
+    )
+    for column in (
+        "load",
+        "goodput",
+        "adjusted",
+        "refused",
+        "p50, ms",
+        "p99, ms",
+        "refusal, p50 / p99, ms",
+        "hints, ms",
+    ):
+        table.add_column(column, justify="right")
+    for level in results["levels"]:
+        hints, adjusted = level["retry_hints_ms"], level["adjusted_goodput_of_peak"]
+        table.add_row(
+            f"{level['factor']:g} x",
+            f"{level['goodput_of_peak']:.3f}",
+            "-" if adjusted is None else f"{adjusted:.3f}",
+            f"{level['refused_share']:.1%}",
+            _ms(level, "latency_ms", "p50"),
+            _ms(level, "latency_ms", "p99"),
+            f"{_ms(level, 'refusal_latency_ms', 'p50')} / {_ms(level, 'refusal_latency_ms', 'p99')}",
+            f"{hints['p10']:.0f} to {hints['p90']:.0f}" if hints else "-",
+        )
+    return table
+
+
+def _ms(figures: Mapping[str, Any], name: str, quantile: str) -> str:
+    value = figures[name].get(quantile)
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _rest(results: Mapping[str, Any]) -> Table:
+    expiry = results["expiry"]
+    table = Table(show_header=False)
+    table.add_row("gateway CPU for a refusal, ms", f"{results['gateway_cpu_ms_per_refusal']:.3f}")
+    for queue in results["queue"]:
+        table.add_row(
+            f"p99 at {queue['factor']:g} x by that of M/D/{queue['servers']}",
+            f"{queue['measured_ms']['p99']:.1f} / {queue['predicted_ms']['p99']:.1f} ms = {queue['p99_by_predicted']:.3f}",
+        )
+    table.add_row(
+        f"deadline {1000 * expiry['deadline_s']:.0f} ms at 2 x",
+        f"{expiry['codes'].get('OK', 0)} answered, {expiry['expired_count']} expired; the detector ran {expiry['detector_items']} "
+        f"pictures, the encoder {expiry['encoder_items']} crops for {expiry['objects_in_ok_answers']} objects in answers",
+    )
+    return table

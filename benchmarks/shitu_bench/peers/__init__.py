@@ -1,0 +1,1 @@
+"""PaddleX's own serving beside ours."""

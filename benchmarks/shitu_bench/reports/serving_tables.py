@@ -1,0 +1,100 @@
+"""Tables of docs/performance.md, in Markdown: servers under more load than they can do, and several gateways beside one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shitu_bench.reports.model_tables import commit_of, machine_of
+
+
+def overload_table(results: Mapping[str, Any]) -> str:
+    """Return goodput, refusals and latencies by offered load, and latency beside queueing theory."""
+    peak, expiry = results["peak"], results["expiry"]
+    lines = [
+        (
+            f"{machine_of(results)}; {_server(results)}; Poisson arrivals, {peak['duration_s']:g} s each; peak by {peak['concurrency']} "
+            f"callers {peak['goodput_per_s']:.1f}/s. *Adjusted*: as if neither the generator, beyond what it took at the peak, nor the "
+            f"refusals ({results['gateway_cpu_ms_per_refusal']:.2f} ms of CPU each) had taken time from the two processors. Commit "
+            f"{commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        (
+            "| offered | goodput of the peak | adjusted | refused | p50, ms | p99, ms | p99 by that at 1x | refusals p50 / p99, ms "
+            "| retry hints, ms | generator's CPU |"
+        ),
+        "|---" * 10 + "|",
+    ]
+    lines += [_level_row(level) for level in results["levels"]]
+    lines += ["", *(_queue_line(queue) for queue in results["queue"])]
+    lines.append(
+        f"With a deadline of {1000 * expiry['deadline_s']:.0f} ms at twice the peak {expiry['codes'].get('OK', 0)} were answered, "
+        f"{expiry['codes'].get('RESOURCE_EXHAUSTED', 0)} refused and {expiry['expired_count']} expired; the detector ran "
+        f"{expiry['detector_items']} pictures, the encoder {expiry['encoder_items']} crops for the {expiry['objects_in_ok_answers']} "
+        "objects in answers."
+    )
+    return "\n".join(lines)
+
+
+def _level_row(level: Mapping[str, Any]) -> str:
+    hints, latency, refusals = level["retry_hints_ms"], level["latency_ms"], level["refusal_latency_ms"]
+    cells = (
+        f"{level['factor']:g} x",
+        f"{level['goodput_of_peak']:.3f}",
+        f"{level['adjusted_goodput_of_peak']:.3f}",
+        f"{level['refused_share']:.1%}",
+        f"{latency['p50']:.0f}",
+        f"{latency['p99']:.0f}",
+        f"{level['p99_by_that_at_1x']:.2f}",
+        f"{refusals['p50']:.1f} / {refusals['p99']:.1f}" if refusals else "-",
+        f"{hints['p10']:.0f} to {hints['p90']:.0f}" if hints else "-",
+        f"{level['client_cpu_share']:.1%}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _queue_line(queue: Mapping[str, Any]) -> str:
+    predicted, measured = queue["predicted_ms"], queue["measured_ms"]
+    return (
+        f"At {queue['factor']:g} of the peak: p99 {measured['p99']:.0f} ms, where M/D/{queue['servers']} with a service time of "
+        f"{queue['service_ms']:.1f} ms (unloaded: {queue['unloaded_latency_ms']:.1f} ms) predicts {predicted['p99']:.0f}: "
+        f"{queue['p99_by_predicted']:.2f} times; p50 {measured['p50']:.0f} and {predicted['p50']:.0f} ms.\n"
+    )
+
+
+def scaling_table(results: Mapping[str, Any]) -> str:
+    """Return several gateways beside one."""
+    one, several, ratio = results["one"], results["several"], results["ratio"]
+    quota = f", each limited to {results['quota']:g} of a processor" if results["quota"] else ""
+    pinned = ", each on a processor of its own" if results["pinned"] else ""
+    lines = [
+        (
+            f"{machine_of(results)}; gateways{quota}{pinned}; models that compute nothing; {results['pairs']} pairs of runs in turns, median "
+            f"(quartiles); commit {commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        "| gateways | answers/s | ratio | p99, ms | processors in use | CPU of a gateway, ms for an answer |",
+        "|---" * 6 + "|",
+        f"| 1 | {_cell(one['rate_per_s'], 1)} | | {_cell(one['p99_ms'], 1)} | {_cell(one['cpu_share'], 2)} | {_gateways(one)} |",
+        (
+            f"| {results['workers']} | {_cell(several['rate_per_s'], 1)} | {_cell(ratio, 2)} | {_cell(several['p99_ms'], 1)} "
+            f"| {_cell(several['cpu_share'], 2)} | {_gateways(several)} |"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _gateways(side: Mapping[str, Any]) -> str:
+    costs: Sequence[float] = [
+        cost["median"] for part, cost in side["cpu_ms_per_answer"].items() if part.startswith("gateway")
+    ]
+    return f"{sum(costs):.2f}"
+
+
+def _server(results: Mapping[str, Any]) -> str:
+    server = results["server"]
+    return f"{server['detector']} and {server['encoder']}, {server['workers']} gateway(s), 640x480 JPEG with 3 objects"
+
+
+def _cell(spread: Mapping[str, float], digits: int) -> str:
+    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

@@ -1,0 +1,1 @@
+"""What is measured: a server, its processes, what it is sent."""

@@ -1,0 +1,62 @@
+"""What Triton says that it ran, and with what: asked over its gRPC, between measurements and at their ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from typing_extensions import Self
+
+from shitu_bench.errors import BenchError
+from shitu_bench.models.sessions import SessionPlan
+from shitu_bench.serving.batches import Executions
+
+_TIMEOUT_S: Final = 20.0
+_SESSION: Final = "session."
+
+
+class TritonStatistics:
+    """A connection to a Triton."""
+
+    def __init__(self, address: str) -> None:
+        self.address: Final = address
+
+    def __enter__(self) -> Self:
+        self._channel = grpc.insecure_channel(self.address)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def executions(self, model: str) -> Executions:
+        """Return how many batches of each size a model ran since it was loaded, in all its versions. Raises BenchError."""
+        answer = self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name=model))
+        counts: Counter[int] = Counter()
+        for version in answer.model_stats:
+            for one in version.batch_stats:
+                counts[int(one.batch_size)] += int(one.compute_infer.count)
+        return Executions(dict(counts))
+
+    def session_plan(self, model: str) -> SessionPlan:
+        """Return how the backend opens a model's session on the CPU. Raises BenchError."""
+        answer = self._asked(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model))
+        parameters: Mapping[str, Any] = answer.config.parameters
+        values = {name: parameters[name].string_value for name in parameters}
+        entries = {name: value for name, value in values.items() if name.startswith(_SESSION)}
+        return SessionPlan(int(values.get("intra_op_thread_count", "0")), entries=entries)
+
+    def _asked(self, call: Any, request: Any) -> Any:
+        try:
+            return call(request, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)  # noqa: PT017
+            raise BenchError(
+                f"Triton at {self.address} did not answer: {error.code().name} {error.details()}"
+            ) from error

@@ -1,0 +1,25 @@
+"""Many measurements in a few numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Return p50, p90, p99, p99.9 and the largest; nothing of nothing."""
+    if not len(values):
+        return {}
+    array = np.asarray(values, dtype=np.float64)
+    return {name: float(np.quantile(array, share)) for name, share in QUANTILES.items()} | {"max": float(array.max())}
+
+
+def spread_of(values: Sequence[float]) -> dict[str, float]:
+    """Return the median of repeated measurements, and as their noise the quartiles (inclusive) and how many there were."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "count": len(values)}
