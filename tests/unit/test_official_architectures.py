@@ -88,3 +88,10 @@ def test_weights_that_do_not_fit_are_told_apart():
         load_state(layer, {name: value for name, value in state.items() if name != "neck.feat_bn.bias"})
     with pytest.raises(ConversionError, match=r"1 of another shape \(neck\.feat_bn\.bias \[3\] for \[16\]\)"):
         load_state(layer, {**state, "neck.feat_bn.bias": np.zeros(3)})
+
+
+def test_the_same_seed_spreads_the_same_weights():
+    spec = SPECS["PP-ShiTuV2_rec"]
+    pictures = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32))
+    one, other = (spread(ARCHITECTURES[spec.name].build(spec.input_size), pictures, 3).state_dict() for _ in range(2))
+    assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)

@@ -25,6 +25,7 @@ def spread(layer: Any, pictures: Any, seed: int = 1) -> Any:
         seed: the same seed gives the same weights.
     """
     rng = np.random.default_rng(seed)
+    paddle.seed(seed)  # while normalisations take their statistics, dropout draws
     for name, parameter in layer.named_parameters():
         parameter.set_value(_values(name, parameter.shape, rng))
     for norm in _norms(layer):
