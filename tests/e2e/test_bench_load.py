@@ -146,20 +146,23 @@ def test_a_setting_that_is_none_and_a_server_that_is_not_there_are_refused():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_when_it_is_stopped(number):
     command = [sys.executable, "-m", "shitu_client", "bench", "load", "--rate", "5", "--duration", "100", *OWN]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started = psutil.Process(process.pid)
-    end_s = time.monotonic() + 60
-    while not any("shitu_bench.load.generator" in p.cmdline() for p in alive(started.children(recursive=True))):
-        assert process.poll() is None
-        assert time.monotonic() < end_s
-        time.sleep(0.2)
-    family = started.children(recursive=True)
-    folders = [Path(word).parent for p in family for word in cmdline(p) if word.startswith("/tmp/shitu-bench-")]
-    os.kill(process.pid, number)
-    assert process.wait(STOP_S) != 0
-    assert not alive(family)
-    assert folders
-    assert not any(folder.exists() for folder in folders)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            started = psutil.Process(process.pid)
+            end_s = time.monotonic() + 60
+            while not any("shitu_bench.load.generator" in p.cmdline() for p in alive(started.children(recursive=True))):
+                assert process.poll() is None
+                assert time.monotonic() < end_s
+                time.sleep(0.2)
+            family = started.children(recursive=True)
+            folders = [Path(word).parent for p in family for word in cmdline(p) if word.startswith("/tmp/shitu-bench-")]
+            os.kill(process.pid, number)
+            assert process.wait(STOP_S) != 0
+            assert not alive(family)
+            assert folders
+            assert not any(folder.exists() for folder in folders)
+        finally:
+            process.kill()
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -422,7 +422,7 @@ class TestBackend:
     async def test_options_of_the_cpp_backend_are_taken(self, repository, control, connection):
         spec = replace(TINY_REC, name="options")
         save_encoder(repository, spec)
-        (repository / spec.name / "1" / "folder").mkdir()
+        (repository / spec.name / "1" / "folder").mkdir(exist_ok=True)  # it is run with both ways for pixels
         weights_path(repository, spec).rename(repository / spec.name / "1" / "folder" / "model.onnx")
         parameters = {
             "execution_mode": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -211,9 +212,18 @@ def test_what_would_be_too_many_in_flight_is_not_sent():
     assert sum(outcome.codes.values()) == outcome.due_count - outcome.unsent_count
 
 
+def generators() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            if "shitu_bench.load.generator" in process.cmdline():
+                found.append(process)
+    return found
+
+
 def test_a_generator_that_dies_fails_the_run():
     def kill() -> None:
-        while not (found := [p for p in psutil.Process().children() if "shitu_bench.load.generator" in p.cmdline()]):
+        while not (found := generators()):
             time.sleep(0.05)
         time.sleep(1.5)  # under load by then
         found[0].kill()
@@ -224,7 +234,7 @@ def test_a_generator_that_dies_fails_the_run():
         with pytest.raises(BenchError, match="ended with status -9"):
             run_load(address, [REQUEST], LoadPlan(20, 0.0, rate_per_s=10, processes=2))
         killer.join()
-    assert not [p for p in psutil.Process().children() if "shitu_bench.load.generator" in p.cmdline()]
+    assert generators() == []
 
 
 def measurement(
