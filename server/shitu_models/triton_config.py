@@ -48,6 +48,11 @@ class Accelerator(str, Enum):
     OPENVINO = "openvino"
     """OpenVINO on the CPU."""
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it needs a GPU."""
+        return self in {Accelerator.CUDA, Accelerator.TENSORRT}
+
 
 _TENSORRT_MODES: Final = {Precision.FP32: "FP32", Precision.FP16: "FP16"}
 _OPENVINO_HINTS: Final = {Precision.FP32: "f32", Precision.BF16: "bf16"}
@@ -101,7 +106,7 @@ def model_config(spec: ModelSpec, options: TritonConfigOptions | None = None) ->
     not load without a GPU, which is what such an accelerator wants.
     """
     options = options or TritonConfigOptions()
-    on_gpu = options.accelerator in {Accelerator.CUDA, Accelerator.TENSORRT}
+    on_gpu = options.accelerator.is_on_gpu
     accelerators = _accelerators(options)
     most = spec.max_batch if on_gpu else min(_CPU_WARM_BATCH, spec.max_batch)
     return {

@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha import reflection
 
 from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition_pb2_grpc
 from shitu_models.specs import Profile
-from shitu_models.triton_config import Accelerator
 from shitu_server.addresses import joined
 from shitu_server.admission import Admission
 from shitu_server.encoders import Encoders, ServedEncoder
@@ -132,7 +131,7 @@ class Gateway:
         """Return how many pictures keep the models busy: where those run elsewhere, or on a GPU, as many as there may be."""
         settings = self._settings
         assert self._served is not None
-        if not self._served.embedded or settings.accelerator in {Accelerator.CUDA, Accelerator.TENSORRT}:
+        if not self._served.embedded or settings.accelerator.is_on_gpu:
             return settings.max_pictures_in_flight
         return max(2, 2 * processor_count() // settings.workers)
 

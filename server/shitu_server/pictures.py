@@ -21,8 +21,8 @@ from shitu_server.images import (
     ImageWorkers,
     crops,
     decode,
-    is_counted_at_once,
     pixel_count,
+    quick_pixel_count,
     thumbnail,
 )
 from shitu_server.timings import StageClock
@@ -72,9 +72,10 @@ class Pictures:
 
     async def pixel_count(self, content: bytes, call: Call) -> int:
         """Return how many pixels a picture has, by its header alone. Raises InvalidImageError, see `images.pixel_count`."""
-        if is_counted_at_once(content):
-            return pixel_count(content, self._limits, call.image_field)
-        return await self._workers.run(lambda: pixel_count(content, self._limits, call.image_field))
+        count = quick_pixel_count(content, self._limits, call.image_field)
+        if count is None:
+            count = await self._workers.run(lambda: pixel_count(content, self._limits, call.image_field))
+        return count
 
     @asynccontextmanager
     async def opened(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shitu_bench.errors import BenchError
-from shitu_bench.serving.batches import Executions
+from shitu_bench.serving.batches import Executions, executions_of
 
 _TIMEOUT_S: Final = 10.0
 
@@ -27,12 +26,7 @@ def executions(triton_address: str) -> dict[str, Executions]:
             statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=_TIMEOUT_S).model_stats
         except grpc.RpcError as error:
             raise BenchError(f"Triton at {triton_address} told no statistics: {error}") from error
-    models: dict[str, Counter[int]] = {}
-    for one in statistics:
-        counts = models.setdefault(one.name, Counter())
-        for batch in one.batch_stats:
-            counts[int(batch.batch_size)] += int(batch.compute_infer.count)
-    return {name: Executions(dict(sorted(counts.items()))) for name, counts in models.items()}
+    return executions_of(statistics)
 
 
 def added(before: Mapping[str, Executions], after: Mapping[str, Executions]) -> dict[str, Executions]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-import shitu_server
 from shitu_bench.errors import BenchError
+from shitu_bench.isolated import bound_command
 from shitu_bench.peers.http import HOST
 
 LAST_CHARACTERS: Final = 1500
 """Of what a process said that failed, how much is shown."""
 _SCRIPTS: Final = Path(__file__).with_name("scripts")
-_LAUNCHER: Final = (sys.executable, "-I", "-S", str(Path(shitu_server.__file__).with_name("launcher.py")))
 _SCRIPT_TIMEOUT_S: Final = 300.0
 
 
@@ -115,7 +113,7 @@ class PeerEnvironment:
         with log.open("wb") as output:
             # Of a session of its own: Ctrl-C is ours, and we end it.
             return subprocess.Popen(
-                [*_LAUNCHER, str(os.getpid()), *self.command(config, port, configuration)],
+                bound_command(*self.command(config, port, configuration)),
                 stdout=output,
                 stderr=output,
                 cwd=log.parent,

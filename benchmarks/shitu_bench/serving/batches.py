@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -38,6 +39,16 @@ class Executions:
         """Return what was run after a moment."""
         added = {size: count - before.counts.get(size, 0) for size, count in self.counts.items()}
         return Executions({size: count for size, count in added.items() if count})
+
+
+def executions_of(statistics: Iterable[Any]) -> dict[str, Executions]:
+    """Return what ran by model, all versions together, as Triton's ModelStatistics tell it (`model_stats`)."""
+    models: dict[str, Counter[int]] = {}
+    for one in statistics:
+        counts = models.setdefault(one.name, Counter())
+        for batch in one.batch_stats:
+            counts[int(batch.batch_size)] += int(batch.compute_infer.count)
+    return {name: Executions(dict(sorted(counts.items()))) for name, counts in models.items()}
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ from typing import Final
 import psutil
 from typing_extensions import Self
 
-import shitu_server
 from shitu_bench.errors import BenchError
+from shitu_bench.isolated import bound_command
 from shitu_bench.serving.processes import ServerProcesses, listens
 from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
 
 LOOPBACK: Final = "127.0.0.1"
-_LAUNCHER: Final = Path(shitu_server.__file__).with_name("launcher.py")
 _POLL_S: Final = 0.1
 _STOP_TIMEOUT_S: Final = 40.0
 _LOG_CHARACTERS: Final = 2000
@@ -117,7 +116,7 @@ class BenchServer:
         with self._log_path.open("wb") as log:
             # A session of its own: Ctrl-C is ours, and what is measured is stopped in order.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command],
+                bound_command(*command),
                 env={**os.environ, **self.options.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing_extensions import Self
 
 from shitu_bench.errors import BenchError
 from shitu_bench.models.sessions import SessionPlan
-from shitu_bench.serving.batches import Executions
+from shitu_bench.serving.batches import Executions, executions_of
 
 _TIMEOUT_S: Final = 20.0
 _SESSION: Final = "session."
@@ -38,11 +37,7 @@ class TritonStatistics:
     def executions(self, model: str) -> Executions:
         """Return how many batches of each size a model ran since it was loaded, in all its versions. Raises BenchError."""
         answer = self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name=model))
-        counts: Counter[int] = Counter()
-        for version in answer.model_stats:
-            for one in version.batch_stats:
-                counts[int(one.batch_size)] += int(one.compute_infer.count)
-        return Executions(dict(counts))
+        return executions_of(answer.model_stats).get(model, Executions({}))
 
     def session_plan(self, model: str) -> SessionPlan:
         """Return how the backend opens a model's session on the CPU. Raises BenchError."""
