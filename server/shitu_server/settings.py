@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     max_pictures_in_flight: Annotated[int, Field(ge=1)] = 48
     """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
     max_pictures_at_work: Annotated[int, Field(ge=0)] = 0
-    """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes two for each processor, shared among the
+    """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes six for each processor, shared among the
     `workers`; all that are in flight where the models run on a GPU, or in a Triton elsewhere."""
     max_pixels_in_flight: Annotated[int, Field(ge=1024)] = 300_000_000
     """Of decoded pictures in one gateway, three bytes each; requests over it wait."""
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads that decode and crop, of one gateway; 0 shares the processors among the `workers`, at least one each."""
+    """Threads that decode and crop, of one gateway; 0 shares half of the processors among the `workers`, at least one each."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
     search_device: SearchDevice = SearchDevice.CPU
