@@ -92,8 +92,9 @@ class Settings(BaseSettings):
     """Of one instance on the CPU; 0 shares the processors evenly among the instances of a model."""
     accelerator: Accelerator = Accelerator.NONE
     """What the embedded Triton runs the models with."""
-    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
-    """How long the embedded Triton holds a request back to merge it with others."""
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """How long the embedded Triton holds a request back to merge it with others. Unset it is 1000 on a GPU, and 0 without one: there
+    requests gather at the gateways while a model runs, and to wait for more is time in which it could run."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
     milvus_address: str = ""
