@@ -58,7 +58,7 @@ async def has_models(connection: TritonConnection, served: Served) -> bool:
 class _MergedCalls:
     """Calls to a model that take along what several requests ask for, as long as they are done soon.
 
-    A call costs this process and Triton about 1.5 ms of CPU time, however small it is. Where items take long that is nothing, and
+    A call costs this process and Triton about a millisecond of CPU time, however small it is. Where items take long that is nothing, and
     whoever shares a call waits for all of it.
     """
 

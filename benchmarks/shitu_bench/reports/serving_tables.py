@@ -84,6 +84,54 @@ def scaling_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def peers_table(results: Mapping[str, Any]) -> str:
+    """Return other servers of the same models beside ours."""
+    pictures, versions = results["pictures"], results["paddlex"]["versions"]
+    width, height = pictures["size_px"]
+    lines = [
+        (
+            f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
+            f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
+            f"slices in turns, median (quartiles); commit {commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        (
+            "| encoder | gallery | server | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
+            "| its p99 by shitu's | same boxes | same best labels |"
+        ),
+        "|---" * 12 + "|",
+    ]
+    for encoder, figures in results["encoders"].items():
+        for size, gallery in figures["galleries"].items():
+            lines += [_rival_row(encoder, int(size), gallery, name) for name in gallery["rivals"]]
+    lines += [""]
+    lines += [
+        f"Of PaddleX's configurations with {encoder} the fastest was taken: {figures['paddlex']['configuration']}."
+        for encoder, figures in results["encoders"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -> str:
+    rival, factors, agreement = gallery["rivals"][name], gallery["factors"].get(name), gallery["agreement"].get(name)
+    latency = rival["latency_ms"]
+    cells = (
+        encoder,
+        f"{size:,}",
+        name,
+        _cell(rival["rate_per_s"], 2),
+        f"{latency['p50'] / 1000:.2f}",
+        f"{latency['p99'] / 1000:.2f}",
+        f"{rival['cpu_s_per_picture']:.2f}",
+        f"{rival['memory_bytes'] / 1e9:.1f}",
+        _cell(factors["throughput"], 2) if factors else "",
+        _cell(factors["p99"], 2) if factors else "",
+        f"{agreement['same_boxes']} of {agreement['their_objects']}" if agreement else "",
+        f"{agreement['same_labels']} of {agreement['same_boxes']}" if agreement else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
 def _gateways(side: Mapping[str, Any]) -> str:
     costs: Sequence[float] = [
         cost["median"] for part, cost in side["cpu_ms_per_answer"].items() if part.startswith("gateway")
