@@ -96,10 +96,10 @@ def peers_table(results: Mapping[str, Any]) -> str:
         ),
         "",
         (
-            "| encoder | gallery | server | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
+            "| encoder | gallery | server | slices | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
             "| its p99 by shitu's | same boxes | same best labels |"
         ),
-        "|---" * 12 + "|",
+        "|---" * 13 + "|",
     ]
     for encoder, figures in results["encoders"].items():
         for size, gallery in figures["galleries"].items():
@@ -119,6 +119,7 @@ def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -
         encoder,
         f"{size:,}",
         name,
+        str(rival["rate_per_s"]["count"]),
         _cell(rival["rate_per_s"], 2),
         f"{latency['p50'] / 1000:.2f}",
         f"{latency['p99'] / 1000:.2f}",
