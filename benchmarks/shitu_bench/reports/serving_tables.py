@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
 
 
@@ -104,12 +105,26 @@ def peers_table(results: Mapping[str, Any]) -> str:
     for encoder, figures in results["encoders"].items():
         for size, gallery in figures["galleries"].items():
             lines += [_rival_row(encoder, int(size), gallery, name) for name in gallery["rivals"]]
-    lines += [""]
+    lines += ["", *_index_lines(results["encoders"])]
     lines += [
         f"Of PaddleX's configurations with {encoder} the fastest was taken: {figures['paddlex']['configuration']}."
         for encoder, figures in results["encoders"].items()
     ]
     return "\n".join(lines)
+
+
+def _index_lines(encoders: Mapping[str, Any]) -> list[str]:
+    """Return what it costs PaddleX to read an index for every request, where that was measured."""
+    costs = [
+        (encoder, int(size), *(gallery["rivals"][name]["cpu_s_per_picture"] for name in (PADDLEX, PADDLEX_AT_START)))
+        for encoder, figures in encoders.items()
+        for size, gallery in figures["galleries"].items()
+        if PADDLEX_AT_START in gallery["rivals"]
+    ]
+    return [
+        f"With {encoder}, {size:,} items: to read the index takes PaddleX {each - at_start:.2f} s of CPU for a picture, all else {at_start:.2f}."
+        for encoder, size, each, at_start in costs
+    ]
 
 
 def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -> str:
