@@ -138,9 +138,12 @@ class ModelServing:
 def _config_options(settings: Settings) -> TritonConfigOptions:
     """Return how the embedded server runs every model; the precision is each model's own."""
     options = TritonConfigOptions.for_machine(processor_count(), settings.instances)
+    delay_us = settings.max_queue_delay_us
+    if delay_us is None:
+        delay_us = options.max_queue_delay_us if settings.accelerator.is_on_gpu else 0
     return replace(
         options,
         intra_op_threads=settings.threads or options.intra_op_threads,
-        max_queue_delay_us=settings.max_queue_delay_us,
+        max_queue_delay_us=delay_us,
         accelerator=settings.accelerator,
     )

@@ -92,8 +92,9 @@ class Settings(BaseSettings):
     """Of one instance on the CPU; 0 shares the processors evenly among the instances of a model."""
     accelerator: Accelerator = Accelerator.NONE
     """What the embedded Triton runs the models with."""
-    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
-    """How long the embedded Triton holds a request back to merge it with others."""
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """How long the embedded Triton holds a request back to merge it with others. Unset it is 1000 on a GPU, and 0 without one: there
+    requests gather at the gateways while a model runs, and to wait for more is time in which it could run."""
     gallery_address: str = ""
     """unix:/path or host:port of the gallery process; `--role all` makes a socket of its own where unset."""
     milvus_address: str = ""
@@ -123,7 +124,7 @@ class Settings(BaseSettings):
     max_pictures_in_flight: Annotated[int, Field(ge=1)] = 48
     """In one gateway: about three times the detector's max_batch. Over it requests are refused at once."""
     max_pictures_at_work: Annotated[int, Field(ge=0)] = 0
-    """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes two for each processor, shared among the
+    """Of those in flight, at one time, of one gateway; the others stand in line. 0 takes six for each processor, shared among the
     `workers`; all that are in flight where the models run on a GPU, or in a Triton elsewhere."""
     max_pixels_in_flight: Annotated[int, Field(ge=1024)] = 300_000_000
     """Of decoded pictures in one gateway, three bytes each; requests over it wait."""
@@ -135,7 +136,7 @@ class Settings(BaseSettings):
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads that decode and crop, of one gateway; 0 shares the processors among the `workers`, at least one each."""
+    """Threads that decode and crop, of one gateway; 0 shares half of the processors among the `workers`, at least one each."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
     search_device: SearchDevice = SearchDevice.CPU

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, ModelSpec, Task
-from shitu_server.errors import ConfigurationError
+from shitu_server.errors import ConfigurationError, InternalError
+from shitu_server.merging import Merger
 from shitu_server.served import Served
-from shitu_server.triton_connection import TritonConnection, shown
+from shitu_server.triton_connection import Arrays, TritonConnection, shown
 from shitu_server.types import Detections, Vectors
+
+DEFAULT_MOST_CALLS: Final = 64
+"""More than there will be: only what is asked in the same turn of the event loop is merged."""
+_MERGED_S: Final = 0.1
+"""How long a call may take to which several requests are merged, about."""
+_NEWS: Final = 0.1
+"""Weight of the last call in what an item takes."""
+Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
 
@@ -42,21 +55,71 @@ async def has_models(connection: TritonConnection, served: Served) -> bool:
     return there == {name for name, _ in wanted}
 
 
-class TritonDetector:
-    """Finds objects with a detector; a Detector of `types`."""
+class _MergedCalls:
+    """Calls to a model that take along what several requests ask for, as long as they are done soon.
 
-    def __init__(self, connection: TritonConnection, spec: ModelSpec, version: int | None = None) -> None:
-        """Make a detector of one version; of the newest where it is None."""
-        if spec.task is not Task.DETECTOR:
-            raise ValueError(f"expected a detector, got {spec.name}, an {spec.task.value}")
+    A call costs this process and Triton about a millisecond of CPU time, however small it is. Where items take long that is nothing, and
+    whoever shares a call waits for all of it.
+    """
+
+    def __init__(self, connection: TritonConnection, spec: ModelSpec, version: int | None, most_calls: int) -> None:
         self._connection = connection
         self._spec = spec
         self._version = version
+        self._item_s = 0.0
+        """What an item took lately; 0 before the first."""
+        self._merger: Merger[None, Pixels, Arrays] = Merger(
+            spec.name, self._infer, most_size=self._most_items, most_calls=most_calls, item_faults=InternalError
+        )
 
-    async def detect(self, pixels: NDArray[np.uint8], *, deadline_s: float | None = None) -> Detections:
+    async def infer(self, pixels: Pixels, deadline_s: float | None) -> Arrays:
+        """See `TritonConnection.infer`."""
+        return await self._merger.submit(None, pixels, len(pixels), deadline_s)
+
+    def _most_items(self, _: None) -> int:
+        most = self._spec.max_batch
+        return most if most * self._item_s <= _MERGED_S else max(1, int(_MERGED_S / self._item_s))
+
+    async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
+        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        begin_s = time.monotonic()
+        outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
+        took_s = (time.monotonic() - begin_s) / len(pixels)
+        self._item_s += (took_s - self._item_s) * (_NEWS if self._item_s else 1.0)
+        ends = itertools.accumulate(map(len, parts))
+        return [
+            {name: values[end - len(part) : end] for name, values in outputs.items()}
+            for part, end in zip(parts, ends, strict=True)
+        ]
+
+
+class TritonDetector:
+    """Finds objects with a detector; a Detector of `types`."""
+
+    def __init__(
+        self,
+        connection: TritonConnection,
+        spec: ModelSpec,
+        version: int | None = None,
+        most_calls: int = DEFAULT_MOST_CALLS,
+    ) -> None:
+        """Make a detector.
+
+        Args:
+            connection: to Triton.
+            spec: of a detector.
+            version: of it; the newest where None.
+            most_calls: in flight at a time; what is asked meanwhile shares the next.
+        """
+        if spec.task is not Task.DETECTOR:
+            raise ValueError(f"expected a detector, got {spec.name}, an {spec.task.value}")
+        self._spec = spec
+        self._calls = _MergedCalls(connection, spec, version, most_calls)
+
+    async def detect(self, pixels: Pixels, *, deadline_s: float | None = None) -> Detections:
         """See `types.Detector`; the padding is dropped: a box counts where its score is above 0."""
         _check_pixels(self._spec, pixels)
-        outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
+        outputs = await self._calls.infer(pixels, deadline_s)
         scores = outputs[DET_SCORES][0]
         kept = np.flatnonzero(scores > 0)
         return Detections(boxes=outputs[DET_BOXES][0][kept], scores=scores[kept])
@@ -66,25 +129,35 @@ class TritonEncoder:
     """Turns crops into vectors with an encoder; an Encoder of `types`."""
 
     def __init__(
-        self, connection: TritonConnection, spec: ModelSpec, fingerprint: str, version: int | None = None
+        self,
+        connection: TritonConnection,
+        spec: ModelSpec,
+        fingerprint: str,
+        version: int | None = None,
+        most_calls: int = DEFAULT_MOST_CALLS,
     ) -> None:
-        """Make an encoder of one version, whose weights the fingerprint is of; of the newest where it is None."""
+        """Make an encoder.
+
+        Args:
+            connection: to Triton.
+            spec: of an encoder.
+            fingerprint: of the version's weights, 64 hex digits.
+            version: of it; the newest where None.
+            most_calls: in flight at a time; what is asked meanwhile shares the next.
+        """
         if spec.task is not Task.ENCODER:
             raise ValueError(f"expected an encoder, got {spec.name}, a {spec.task.value}")
         self.fingerprint = fingerprint
         self.dimension = spec.embedding_dimension
-        self._connection = connection
         self._spec = spec
-        self._version = version
+        self._calls = _MergedCalls(connection, spec, version, most_calls)
 
-    async def embed(self, pixels: NDArray[np.uint8], *, deadline_s: float | None = None) -> Vectors:
+    async def embed(self, pixels: Pixels, *, deadline_s: float | None = None) -> Vectors:
         """See `types.Encoder`; more than a batch goes as several requests side by side."""
         _check_pixels(self._spec, pixels)
         step = self._spec.max_batch
         calls = [
-            asyncio.ensure_future(
-                self._connection.infer(self._spec, pixels[start : start + step], deadline_s, self._version)
-            )
+            asyncio.ensure_future(self._calls.infer(pixels[start : start + step], deadline_s))
             for start in range(0, len(pixels), step)
         ]
         try:
@@ -99,6 +172,6 @@ class TritonEncoder:
         return np.concatenate([arrays[EMBEDDING] for arrays in outputs])
 
 
-def _check_pixels(spec: ModelSpec, pixels: NDArray[np.uint8]) -> None:
+def _check_pixels(spec: ModelSpec, pixels: Pixels) -> None:
     if pixels.dtype != np.uint8 or pixels.shape[1:] != spec.inputs[0].shape:
         raise ValueError(f"{spec.name} takes uint8 [n, *{spec.inputs[0].shape}], got {pixels.dtype} {pixels.shape}")

@@ -319,6 +319,19 @@ async def test_vector_without_a_direction(gallery: Gallery, number: float):
     assert caught.value.field == "queries[1].vector"
 
 
+async def test_of_searches_side_by_side_each_is_answered_or_refused_by_itself(gallery: Gallery):
+    await gallery.add("drinks", items(10), ENCODER)
+    bad = np.zeros((1, 16), np.float32)
+    queries = [vectors(1), bad, vectors(3), np.ones((1, 3), np.float32), vectors(2)]
+    searches = (gallery.search("drinks", one, ENCODER, SearchOptions(2)) for one in queries)
+    first, refused, second, mismatched, third = await asyncio.gather(*searches, return_exceptions=True)
+    for found, count in ((first, 1), (second, 3), (third, 2)):
+        assert [hits[0].item_id for hits in found.hits] == [f"item-{i}" for i in range(count)]
+    assert isinstance(refused, InvalidArgumentError)
+    assert refused.field == "queries[0].vector"
+    assert isinstance(mismatched, EncoderMismatchError)
+
+
 async def test_vectors_of_any_length_are_taken(gallery: Gallery):
     rows = vectors(2)
     await gallery.add("drinks", [NewItem("a", "b", rows[0] * 1e-30), NewItem("c", "d", rows[1] * 1e30)], ENCODER)

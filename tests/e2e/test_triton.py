@@ -233,6 +233,13 @@ def regions(triton: EmbeddedTriton) -> set[str]:
         return set(client.get_system_shared_memory_status().regions)
 
 
+def counts(triton: EmbeddedTriton) -> tuple[int, int]:
+    """Return the items and the executions of tiny_rec so far."""
+    with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
+        stats = client.get_inference_statistics("tiny_rec").model_stats[0]
+    return stats.inference_count, stats.execution_count
+
+
 def name_of(memory: SharedMemory) -> Path:
     return Path("/dev/shm", memory.name)
 
@@ -302,26 +309,46 @@ class TestInference:
         with pytest.raises(ValueError, match=r"takes uint8 \[n"):
             await encoder.embed(pixels_for(TINY_DET, 1)[:, :8])
 
-    async def test_concurrent_requests_are_merged(self, triton, encoder):
-        def counts() -> tuple[int, int]:
-            with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
-                stats = client.get_inference_statistics("tiny_rec").model_stats[0]
-            return stats.inference_count, stats.execution_count
-
-        inferences, executions = counts()
+    async def test_triton_merges_requests_that_come_together(self, triton, connection):
+        inferences, executions = counts(triton)
         for _ in range(4):
-            await asyncio.gather(*(encoder.embed(pixels_for(TINY_REC, 1, seed)) for seed in range(32)))
-        new_inferences, new_executions = counts()
+            requests = (connection.infer(TINY_REC, pixels_for(TINY_REC, 1, seed), None) for seed in range(32))
+            await asyncio.gather(*requests)
+        new_inferences, new_executions = counts(triton)
         assert new_inferences - inferences == 128
         assert new_executions - executions <= 64
 
-    async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog):
+    async def test_what_is_asked_while_a_call_is_answered_shares_the_next(self, triton, connection):
+        encoder = TritonEncoder(connection, TINY_REC, "", most_calls=1)
+        pixels = [pixels_for(TINY_REC, size, size) for size in (1, 3, 2, 2)]
+        alone = [await encoder.embed(one) for one in pixels]
+        inferences, executions = counts(triton)
+        together = await asyncio.gather(*map(encoder.embed, pixels))
+        assert counts(triton) == (inferences + 8, executions + 1)
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+    async def test_what_takes_long_is_not_merged(self, triton, connection, monkeypatch):
+        encoder = TritonEncoder(connection, TINY_REC, "", most_calls=1)
+        await encoder.embed(pixels_for(TINY_REC, 1))  # tells how long it takes
+        monkeypatch.setattr("shitu_server.triton._MERGED_S", 1e-9)
+        inferences, executions = counts(triton)
+        await asyncio.gather(*(encoder.embed(pixels_for(TINY_REC, 2, seed)) for seed in range(4)))
+        assert counts(triton) == (inferences + 8, executions + 4)
+
+    @pytest.mark.parametrize("merged_by", ["Triton", "gateway"])
+    async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog, merged_by):
         picky = TritonEncoder(connection, PICKY, "")
+
+        async def embedded(value: int) -> np.ndarray:
+            pixels = np.full((1, 1, 1, 3), value, dtype=np.uint8)
+            if merged_by == "gateway":
+                return await picky.embed(pixels)
+            return (await connection.infer(PICKY, pixels, None))["embedding"]
+
         values = [0, 1, 2, 200, 4, 5, 6, 7]
         with caplog.at_level(logging.ERROR):
-            answers = await asyncio.gather(
-                *(picky.embed(np.full((1, 1, 1, 3), value, dtype=np.uint8)) for value in values), return_exceptions=True
-            )
+            answers = await asyncio.gather(*map(embedded, values), return_exceptions=True)
         assert isinstance(answers[3], InternalError)
         assert "indices element out of data bounds" in caplog.text
         assert "bounds" not in str(answers[3])
@@ -332,7 +359,7 @@ class TestInference:
 
 class TestLimits:
     async def test_a_deadline_that_passed_sends_nothing(self, encoder):
-        with pytest.raises(DeadlineExceededError, match="before tiny_rec was called"):
+        with pytest.raises(DeadlineExceededError, match="before tiny_rec answered"):
             await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() - 1)
 
     async def test_a_server_that_does_not_answer_is_given_up(self):
@@ -340,7 +367,7 @@ class TestLimits:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
             connection = TritonConnection(address, ConnectionOptions(call_timeout_s=0.4))
             encoder = TritonEncoder(connection, TINY_REC, "")
-            with pytest.raises(DeadlineExceededError, match="while tiny_rec was running"):
+            with pytest.raises(DeadlineExceededError, match="before tiny_rec answered"):
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)

@@ -151,6 +151,11 @@ def test_the_orientation_of_xmp_counts_too():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     plain = decode(encoded(picture(), "JPEG"), LIMITS)
     assert decode(encoded(picture(), "JPEG", xmp=xmp), LIMITS).shape == (plain.shape[1], plain.shape[0], 3)
+    content = encoded(picture(), "JPEG", xmp=xmp)
+    comment = b"\xff\xfe\x00\x06looks like pixels: \xff\xda"
+    comment = comment[:2] + (len(comment) - 2).to_bytes(2, "big") + comment[4:]
+    behind = content[:2] + comment + content[2:]
+    assert decode(behind, LIMITS).shape == (plain.shape[1], plain.shape[0], 3)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
 
 
@@ -82,6 +83,69 @@ def scaling_table(results: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def peers_table(results: Mapping[str, Any]) -> str:
+    """Return other servers of the same models beside ours."""
+    pictures, versions = results["pictures"], results["paddlex"]["versions"]
+    width, height = pictures["size_px"]
+    lines = [
+        (
+            f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
+            f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
+            f"slices in turns, median (quartiles); commit {commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        (
+            "| encoder | gallery | server | slices | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
+            "| its p99 by shitu's | same boxes | same best labels |"
+        ),
+        "|---" * 13 + "|",
+    ]
+    for encoder, figures in results["encoders"].items():
+        for size, gallery in figures["galleries"].items():
+            lines += [_rival_row(encoder, int(size), gallery, name) for name in gallery["rivals"]]
+    lines += ["", *_index_lines(results["encoders"])]
+    lines += [
+        f"Of PaddleX's configurations with {encoder} the fastest was taken: {figures['paddlex']['configuration']}."
+        for encoder, figures in results["encoders"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _index_lines(encoders: Mapping[str, Any]) -> list[str]:
+    """Return what it costs PaddleX to read an index for every request, where that was measured."""
+    costs = [
+        (encoder, int(size), *(gallery["rivals"][name]["cpu_s_per_picture"] for name in (PADDLEX, PADDLEX_AT_START)))
+        for encoder, figures in encoders.items()
+        for size, gallery in figures["galleries"].items()
+        if PADDLEX_AT_START in gallery["rivals"]
+    ]
+    return [
+        f"With {encoder}, {size:,} items: to read the index takes PaddleX {each - at_start:.2f} s of CPU for a picture, all else {at_start:.2f}."
+        for encoder, size, each, at_start in costs
+    ]
+
+
+def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -> str:
+    rival, factors, agreement = gallery["rivals"][name], gallery["factors"].get(name), gallery["agreement"].get(name)
+    latency = rival["latency_ms"]
+    cells = (
+        encoder,
+        f"{size:,}",
+        name,
+        str(rival["rate_per_s"]["count"]),
+        _cell(rival["rate_per_s"], 2),
+        f"{latency['p50'] / 1000:.2f}",
+        f"{latency['p99'] / 1000:.2f}",
+        f"{rival['cpu_s_per_picture']:.2f}",
+        f"{rival['memory_bytes'] / 1e9:.1f}",
+        _cell(factors["throughput"], 2) if factors else "",
+        _cell(factors["p99"], 2) if factors else "",
+        f"{agreement['same_boxes']} of {agreement['their_objects']}" if agreement else "",
+        f"{agreement['same_labels']} of {agreement['same_boxes']}" if agreement else "",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _gateways(side: Mapping[str, Any]) -> str:

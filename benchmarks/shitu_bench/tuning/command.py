@@ -57,7 +57,7 @@ def _print(tuning: Tuning) -> None:
     from shitu_bench.tuning.trials import settings_of  # noqa: PLC0415
 
     table = Table(title="Requests a second")
-    for name in ("workers", "instances", "threads", "delay us", "requests/s", "p50 ms", "p99 ms"):
+    for name in ("workers", "instances", "threads", "delay", "requests/s", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for trial in tuning.trials:
         server = trial.server
@@ -65,7 +65,7 @@ def _print(tuning: Tuning) -> None:
             str(server.workers),
             str(server.instances),
             str(server.threads or "all"),
-            str(tuning.delay_us(server)),
+            tuning.delay(server),
             f"{trial.rate_per_s:.1f}",
             f"{trial.measurement.latency_ms('p50'):.1f}",
             f"{trial.measurement.latency_ms('p99'):.1f}",

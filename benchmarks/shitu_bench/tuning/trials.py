@@ -27,7 +27,6 @@ from shitu_bench.summaries import spread_of
 
 DELAY: Final = "SHITU_MAX_QUEUE_DELAY_US"
 _DELAYS_US: Final = (0, 1000, 2000)
-DEFAULT_DELAY_US: Final = 1000
 _MOST_WORKERS: Final = 8
 _MOST_INSTANCES: Final = 8
 _MEMORY_SHARE: Final = 0.7
@@ -87,9 +86,9 @@ class Tuning:
         return self.trials[0].server
 
     @staticmethod
-    def delay_us(server: ServerOptions) -> int:
-        """Return how long Triton holds requests back."""
-        return int(server.environment.get(DELAY, DEFAULT_DELAY_US))
+    def delay(server: ServerOptions) -> str:
+        """Return how long Triton holds requests back, for people."""
+        return f"{server.environment[DELAY]} us" if DELAY in server.environment else "default"
 
     def results(self, seed: int) -> dict[str, Any]:
         """Return it as results."""
@@ -173,10 +172,11 @@ def _workers(server: ServerOptions, _first: Trial) -> Iterator[ServerOptions]:
 
 def _delays(server: ServerOptions, _first: Trial) -> Iterator[ServerOptions]:
     for delay_us in _DELAYS_US:
-        if delay_us != Tuning.delay_us(server):
-            yield replace(server, environment={**server.environment, DELAY: str(delay_us)})
+        environment = {**server.environment, DELAY: str(delay_us)}
+        if environment != server.environment:
+            yield replace(server, environment=environment)
 
 
 def _shown(server: ServerOptions) -> str:
     threads = server.threads or "all"
-    return f"{server.workers} workers, {server.instances} instances of {threads} threads, delay {Tuning.delay_us(server)} us"
+    return f"{server.workers} workers, {server.instances} instances of {threads} threads, delay {Tuning.delay(server)}"

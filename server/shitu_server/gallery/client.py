@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
+import numpy as np
 from google.protobuf import message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shitu.v1 import drafts_pb2, drafts_pb2_grpc, gallery_pb2_grpc
 from shitu.v1 import gallery_pb2 as pb
-from shitu_server.errors import DeadlineExceededError, OverloadedError, UnavailableError
+from shitu_server.errors import DeadlineExceededError, InvalidArgumentError, OverloadedError, UnavailableError
 from shitu_server.gallery.checks import unit_vectors
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
+from shitu_server.merging import Merger
 from shitu_server.types import (
     AddResult,
     Capabilities,
@@ -62,6 +65,8 @@ DEFAULT_MESSAGE_BYTES: Final = 128 * 1024 * 1024
 INLINE_BYTES: Final = 16 * 1024
 """A reply that is read in about 1 ms."""
 
+_SEARCH_CALLS: Final = 2
+"""In flight: the process searches one batch after another, so one is searched and one is on its way."""
 _LIMITS: Final = GalleryLimits()
 """Of what the process takes in one call."""
 _CHANNEL_OPTIONS: Final = (
@@ -74,6 +79,19 @@ _CHANNEL_OPTIONS: Final = (
     # Clients do not share a connection, and hence not its backoff.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+class _SearchKey(NamedTuple):
+    """What searches that share a call have in common."""
+
+    gallery: str
+    dimension: int
+    encoder_fingerprint: str
+    options: SearchOptions
+
+    @property
+    def most_queries(self) -> int:
+        return queries_per_part(_LIMITS, self.options.most_hits)
 
 
 class GalleryClient:
@@ -94,6 +112,13 @@ class GalleryClient:
         self._stub = gallery_pb2_grpc.GalleryServiceStub(self._channel)
         self._drafts = drafts_pb2_grpc.GalleryDraftServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._searches: Merger[_SearchKey, Vectors, SearchResult] = Merger(
+            PEER,
+            self._merged_search,
+            most_size=lambda key: key.most_queries,
+            most_calls=_SEARCH_CALLS,
+            item_faults=InvalidArgumentError,
+        )
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
@@ -218,16 +243,26 @@ class GalleryClient:
         deadline_s: float | None = None,
     ) -> SearchResult:
         """See `types.Gallery`."""
+        key = _SearchKey(name, queries.shape[-1], encoder_fingerprint, options)
 
         async def search_part(part: Vectors) -> SearchResult:
-            request = search_request(name, part, encoder_fingerprint, options)
-            reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
-            return await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
+            return await self._searches.submit(key, part, len(part), deadline_s)
 
-        part_queries = queries_per_part(_LIMITS, options.most_hits)
-        if len(queries) > part_queries:  # an error of a part would name the query by its place in that part
+        if len(queries) > key.most_queries:  # an error of a part would name the query by its place in that part
             unit_vectors(queries, queries.shape[-1], lambda row: f"queries[{row}].vector")
-        return await search_in_parts(search_part, queries, part_queries)
+        return await search_in_parts(search_part, queries, key.most_queries)
+
+    async def _merged_search(
+        self, key: _SearchKey, parts: Sequence[Vectors], deadline_s: float | None
+    ) -> list[SearchResult]:
+        queries = np.concatenate(parts)
+        request = search_request(key.gallery, queries, key.encoder_fingerprint, key.options)
+        reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
+        found = await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
+        ends = itertools.accumulate(map(len, parts))
+        return [
+            SearchResult(found.hits[end - len(part) : end], found.state) for part, end in zip(parts, ends, strict=True)
+        ]
 
     async def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """See `types.Gallery`."""

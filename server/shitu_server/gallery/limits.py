@@ -74,8 +74,6 @@ class IndexOptions:
 class BatchingOptions:
     """How queries of several calls are searched together."""
 
-    delay_s: float = 0.001
-    """A query waits this long for others; one sgemm over 16 queries costs little more than one query alone."""
     batch_queries: int = 64
     thread_count: int = 1
     """Threads of one search; the environment must name as many (`environment.search_environment`)."""
