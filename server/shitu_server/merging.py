@@ -7,10 +7,11 @@ write, to send, to read and to answer, on both sides.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -170,6 +171,12 @@ class Merger(Generic[K, T, R]):
             for entry, result in zip(entries, results, strict=True):
                 if not entry.answer.done():
                     entry.answer.set_result(result)
+
+
+def places_of(parts: Iterable[Sized]) -> list[slice]:
+    """Return where each part lies when all are joined: a call's results are handed out by these."""
+    sizes = [len(part) for part in parts]
+    return [slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
 
 
 def _fail(answer: asyncio.Future[R], error: Exception) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, ModelSpec, Task
 from shitu_server.errors import ConfigurationError, InternalError
-from shitu_server.merging import Merger
+from shitu_server.merging import Merger, places_of
 from shitu_server.served import Served
 from shitu_server.triton_connection import Arrays, TritonConnection, shown
 from shitu_server.types import Detections, Vectors
@@ -86,11 +85,7 @@ class _MergedCalls:
         outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
         took_s = (time.monotonic() - begin_s) / len(pixels)
         self._item_s += (took_s - self._item_s) * (_NEWS if self._item_s else 1.0)
-        ends = itertools.accumulate(map(len, parts))
-        return [
-            {name: values[end - len(part) : end] for name, values in outputs.items()}
-            for part, end in zip(parts, ends, strict=True)
-        ]
+        return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
 
 
 class TritonDetector:

@@ -112,7 +112,9 @@ async def test_queue_of_writes_is_bounded(gallery: EmbeddedGallery):
 async def test_queue_of_searches_is_bounded(gallery: EmbeddedGallery):
     searches = [gallery.search("g", ROWS[:4], "encoder", SearchOptions(1)) for _ in range(10)]
     outcomes = await asyncio.gather(*searches, return_exceptions=True)
-    assert sum(isinstance(outcome, OverloadedError) for outcome in outcomes) == 8
+    refused = [outcome for outcome in outcomes if isinstance(outcome, OverloadedError)]
+    assert len(refused) == 8
+    assert all(outcome.retry_after_s > 0 for outcome in refused)
 
 
 async def test_galleries_and_items_are_limited(gallery: EmbeddedGallery):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -20,7 +19,7 @@ from shitu_server.errors import DeadlineExceededError, InvalidArgumentError, Ove
 from shitu_server.gallery.checks import unit_vectors
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
-from shitu_server.merging import Merger
+from shitu_server.merging import Merger, places_of
 from shitu_server.types import (
     AddResult,
     Capabilities,
@@ -259,10 +258,7 @@ class GalleryClient:
         request = search_request(key.gallery, queries, key.encoder_fingerprint, key.options)
         reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
         found = await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
-        ends = itertools.accumulate(map(len, parts))
-        return [
-            SearchResult(found.hits[end - len(part) : end], found.state) for part, end in zip(parts, ends, strict=True)
-        ]
+        return [SearchResult(found.hits[place], found.state) for place in places_of(parts)]
 
     async def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """See `types.Gallery`."""

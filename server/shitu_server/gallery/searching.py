@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
 from shitu_server.gallery.refusals import made_anew, no_gallery
 from shitu_server.gallery.search_checks import checked_queries
-from shitu_server.merging import Merger
+from shitu_server.merging import Merger, places_of
 from shitu_server.types import GalleryState, Hit, SearchOptions, SearchResult, Vectors
 
 _JSON: Final = json.JSONDecoder()
@@ -102,8 +101,7 @@ class GallerySearch:
         """Search queries of several calls together: one sgemm over 16 costs little more than one over a single query."""
         queries = np.concatenate(parts)
         answers = await asyncio.get_running_loop().run_in_executor(self._executor, self._search_batch, key, queries)
-        ends = itertools.accumulate(map(len, parts))
-        return [answers[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
+        return [answers[place] for place in places_of(parts)]
 
     def _search_batch(self, key: _BatchKey, queries: Vectors) -> list[_Answer]:
         """Search what is there now: every write that was acknowledged before these queries came is in it."""
