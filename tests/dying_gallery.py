@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shitu_server.gallery.batcher import QueryBatcher
 from shitu_server.gallery.builds import IndexBuilder, IndexFiles
 from shitu_server.gallery.gallery_rows import GalleryRows
 from shitu_server.gallery.item_rows import ItemRows
 from shitu_server.gallery.ledger import Ledger
 from shitu_server.gallery.limits import IndexOptions
+from shitu_server.gallery.searching import GallerySearch
 from shitu_server.gallery.store import GalleryStore
 from shitu_server.gallery_process import serve_gallery
 
@@ -41,7 +41,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "after build": (IndexBuilder, "_built"),
     "after save of index": (IndexFiles, "save"),
     "during save of index": (pathlib.Path, "replace"),
-    "after search": (QueryBatcher, "_answer"),
+    "after search": (GallerySearch, "_search_batch"),
 }
 """By name: what is wrapped. `after sync` is the first thing that happens when a commit has returned."""
 BEFORE = {"after sync"}
