@@ -572,15 +572,25 @@ class TestRecovery:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def fragile(tmp_path):
+async def fragile_triton(tmp_path):
     """A server with models of its own, which the test breaks."""
     save_tiny(tmp_path / "models")
     server = embedded(tmp_path / "models", tmp_path, (TINY_REC, TINY_DET))
     await server.start()
-    opened = TritonConnection(server.grpc_address)
-    yield server, TritonEncoder(opened, TINY_REC, ""), TritonDetector(opened, TINY_DET)
-    await opened.close()
+    yield server
     await server.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fragile_connection(fragile_triton):
+    opened = TritonConnection(fragile_triton.grpc_address)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def fragile(fragile_triton, fragile_connection):
+    return fragile_triton, TritonEncoder(fragile_connection, TINY_REC, ""), TritonDetector(fragile_connection, TINY_DET)
 
 
 async def wait_for(condition) -> None:
@@ -682,14 +692,14 @@ class TestBrokenParts:
 
 
 class TestVersions:
-    async def test_one_is_added_and_another_let_go(self, fragile, tmp_path):
+    async def test_one_is_added_and_another_let_go(self, fragile, fragile_connection, tmp_path):
         triton, encoder, _ = fragile
         repository = tmp_path / "models"
         pixels = pixels_for(TINY_REC, 2)
         before, stub = await encoder.embed(pixels), triton._stubs["tiny_rec", 1][0]
         save_encoder(repository, TINY_REC, version=2)
         await triton.change([triton_model(repository, TINY_REC, 1, 2)])
-        one, two = (TritonEncoder(encoder._connection, TINY_REC, "", version) for version in (1, 2))
+        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version) for version in (1, 2))
         assert np.array_equal(await one.embed(pixels), before)
         assert not np.allclose(await two.embed(pixels), before, atol=0.1)
         assert np.array_equal(await two.embed(pixels), await encoder.embed(pixels)), "the newest where none is named"
@@ -703,22 +713,23 @@ class TestVersions:
             await one.embed(pixels)
         await two.embed(pixels)
 
-    async def test_a_version_whose_process_dies_does_not_take_the_other_down(self, fragile, tmp_path):
-        triton, encoder, _ = fragile
+    async def test_a_version_whose_process_dies_does_not_take_the_other_down(
+        self, fragile_triton, fragile_connection, tmp_path
+    ):
         save_encoder(tmp_path / "models", TINY_REC, version=2)
-        await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
-        one, two = (TritonEncoder(encoder._connection, TINY_REC, "", version) for version in (1, 2))
+        await fragile_triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
+        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version) for version in (1, 2))
         pixels = pixels_for(TINY_REC, 2)
         before = await two.embed(pixels)
         for number in range(3):
-            triton._stubs["tiny_rec", 2][0].kill()
-            await wait_for(lambda: not triton.ready)
-            while not triton.ready:
+            fragile_triton._stubs["tiny_rec", 2][0].kill()
+            await wait_for(lambda: not fragile_triton.ready)
+            while not fragile_triton.ready:
                 await one.embed(pixels)
                 await asyncio.sleep(0)
             assert np.array_equal(await two.embed(pixels), before), number
 
-    async def test_where_one_model_fails_all_stay_as_they_were(self, fragile, tmp_path):
+    async def test_where_one_model_fails_all_stay_as_they_were(self, fragile, fragile_connection, tmp_path):
         triton, encoder, detector = fragile
         repository = tmp_path / "models"
         save_encoder(repository, TINY_REC, version=2)
@@ -731,76 +742,72 @@ class TestVersions:
         assert set(triton._models["tiny_rec"].digests) == {1}
         assert triton.ready
         end_s = time.monotonic() + RECOVERY_LIMIT_S
-        while not await encoder._connection.missing([("tiny_rec", 2)]):
+        while not await fragile_connection.missing([("tiny_rec", 2)]):
             assert time.monotonic() < end_s
             await asyncio.sleep(0.05)
 
-    async def test_what_a_load_that_took_too_long_leaves_is_let_go(self, fragile, tmp_path):
-        triton, _, detector = fragile
+    async def test_what_a_load_that_took_too_long_leaves_is_let_go(self, fragile_triton, fragile_connection, tmp_path):
         repository, pixels = tmp_path / "models", pixels_for(TINY_DET, 1)
-        connection, stub = detector._connection, triton._stubs["tiny_det", 1][0]
+        stub = fragile_triton._stubs["tiny_det", 1][0]
         pixels[0, 0, 0, 0] = 2
         shutil.copytree(repository / "tiny_det" / "1", repository / "tiny_det" / "2")
-        triton._watcher.cancel()  # until the version is seen that it lets go at once
-        options = triton._loader._options
-        triton._loader._options = replace(options, start_timeout_s=0.05)
+        fragile_triton._watcher.cancel()  # until the version is seen that it lets go at once
+        options = fragile_triton._loader._options
+        fragile_triton._loader._options = replace(options, start_timeout_s=0.05)
         with pytest.raises(ConfigurationError, match=r"not load model tiny_det within 0\.05 s.* SHITU_START_TIMEOUT_S"):
-            await triton.change([triton_model(repository, TINY_DET, 1, 2)])
-        await until(lambda: there(connection, "tiny_det", 2))
-        triton._loader._options = options
-        triton._watcher = asyncio.create_task(triton._watch())
-        pinned = TritonDetector(connection, TINY_DET, 1)
+            await fragile_triton.change([triton_model(repository, TINY_DET, 1, 2)])
+        await until(lambda: there(fragile_connection, "tiny_det", 2))
+        fragile_triton._loader._options = options
+        fragile_triton._watcher = asyncio.create_task(fragile_triton._watch())
+        pinned = TritonDetector(fragile_connection, TINY_DET, 1)
 
         async def gone() -> bool:
             assert (await pinned.detect(pixels)).scores.tolist() == [6, 4, 2], "the version that is served answers on"
-            return not await there(connection, "tiny_det", 2)
+            return not await there(fragile_connection, "tiny_det", 2)
 
         await until(gone)
         assert stub.is_running()
-        await wait_for(lambda: triton.ready and not triton._unsettled)
+        await wait_for(lambda: fragile_triton.ready and not fragile_triton._unsettled)
 
-    async def test_a_version_whose_files_are_gone_does_not_keep_the_other_down(self, fragile, tmp_path, caplog):
-        triton, encoder, _ = fragile
+    async def test_a_version_whose_files_are_gone_does_not_keep_the_other_down(
+        self, fragile_triton, fragile_connection, tmp_path, caplog
+    ):
         repository = tmp_path / "models"
         save_encoder(repository, TINY_REC, version=2)
-        await triton.change([triton_model(repository, TINY_REC, 1, 2)])
-        two, pixels = TritonEncoder(encoder._connection, TINY_REC, "", 2), pixels_for(TINY_REC, 2)
+        await fragile_triton.change([triton_model(repository, TINY_REC, 1, 2)])
+        two, pixels = TritonEncoder(fragile_connection, TINY_REC, "", 2), pixels_for(TINY_REC, 2)
         before = await two.embed(pixels)
         kept = shutil.move(repository / "tiny_rec" / "1", tmp_path / "kept")
-        for pid in (triton._stubs["tiny_rec", 2][0].pid, triton._process.pid):
+        for pid in (fragile_triton._stubs["tiny_rec", 2][0].pid, fragile_triton._process.pid):
             os.kill(pid, signal.SIGKILL)
             await seconds_until_served(two, TINY_REC)
             assert np.array_equal(await two.embed(pixels), before)
         assert "tiny_rec/1/model.onnx was replaced or changed" in caplog.text
-        assert not await there(encoder._connection, "tiny_rec", 1)
+        assert not await there(fragile_connection, "tiny_rec", 1)
         shutil.move(kept, repository / "tiny_rec" / "1")
-        await wait_for(lambda: triton.ready)
-        assert await there(encoder._connection, "tiny_rec", 1)
+        await wait_for(lambda: fragile_triton.ready)
+        assert await there(fragile_connection, "tiny_rec", 1)
 
-    async def test_a_former_version_is_not_needed_to_serve(self, fragile):
-        _, encoder, _ = fragile
-        connection = encoder._connection
+    async def test_a_former_version_is_not_needed_to_serve(self, fragile_connection):
         entries = [ServedModel(TINY_REC, version, Precision.FP32, "") for version in (2, 1)]
         served = Served(ServedModel(TINY_DET, 1, Precision.FP32, ""), tuple(entries), Profile.TRAINED, embedded=True)
-        assert await has_models(connection, served), "one version of each model is there"
+        assert await has_models(fragile_connection, served), "one version of each model is there"
         newer = replace(served.detector, version=2)
-        assert not await has_models(connection, replace(served, detector=newer))
-        assert await has_models(connection, replace(served, detector=newer, embedded=False)), "any will do"
+        assert not await has_models(fragile_connection, replace(served, detector=newer))
+        assert await has_models(fragile_connection, replace(served, detector=newer, embedded=False)), "any will do"
         absent = replace(entries[0], spec=replace(TINY_REC, name="nowhere"))
-        assert not await has_models(connection, replace(served, encoders=(*entries, absent)))
+        assert not await has_models(fragile_connection, replace(served, encoders=(*entries, absent)))
 
-    async def test_a_change_meets_a_triton_that_crashed(self, fragile, tmp_path):
-        triton, _, _ = fragile
+    async def test_a_change_meets_a_triton_that_crashed(self, fragile_triton, tmp_path):
         save_encoder(tmp_path / "models", TINY_REC, version=2)
-        os.kill(triton._process.pid, signal.SIGKILL)
+        os.kill(fragile_triton._process.pid, signal.SIGKILL)
         with pytest.raises(ConfigurationError, match=r"stopped answering .*tiny_rec.* send SIGHUP once more"):
-            await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
-        await wait_for(lambda: triton.ready)
+            await fragile_triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
+        await wait_for(lambda: fragile_triton.ready)
 
-    async def test_another_configuration_needs_another_start(self, fragile, tmp_path):
-        triton, _, _ = fragile
+    async def test_another_configuration_needs_another_start(self, fragile_triton, tmp_path):
         with pytest.raises(ConfigurationError, match=r"tiny_rec: the new version differs .*restart `shitu serve`"):
-            await triton.change([triton_model(tmp_path / "models", TINY_REC, 1, instance_count=2)])
+            await fragile_triton.change([triton_model(tmp_path / "models", TINY_REC, 1, instance_count=2)])
 
     async def test_one_of_several_instances_is_brought_back(self, tmp_path, repository):
         twice = (triton_model(repository, TINY_REC, instance_count=2),)
