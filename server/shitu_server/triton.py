@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, ModelSpec, Task
 from shitu_server.errors import ConfigurationError, InternalError
 from shitu_server.merging import Merger, places_of
+from shitu_server.pace import Pace
 from shitu_server.served import Served
 from shitu_server.triton_connection import Arrays, TritonConnection, shown
 from shitu_server.types import Detections, Vectors
@@ -22,8 +23,6 @@ DEFAULT_MOST_CALLS: Final = 64
 """More than there will be: only what is asked in the same turn of the event loop is merged."""
 _MERGED_S: Final = 0.1
 """How long a call may take to which several requests are merged, about."""
-_NEWS: Final = 0.1
-"""Weight of the last call in what an item takes."""
 Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
@@ -65,8 +64,7 @@ class _MergedCalls:
         self._connection = connection
         self._spec = spec
         self._version = version
-        self._item_s = 0.0
-        """What an item took lately; 0 before the first."""
+        self._item_pace = Pace()
         self._merger: Merger[None, Pixels, Arrays] = Merger(
             spec.name, self._infer, most_size=self._most_items, most_calls=most_calls, item_faults=InternalError
         )
@@ -76,15 +74,14 @@ class _MergedCalls:
         return await self._merger.submit(None, pixels, len(pixels), deadline_s)
 
     def _most_items(self, _: None) -> int:
-        most = self._spec.max_batch
-        return most if most * self._item_s <= _MERGED_S else max(1, int(_MERGED_S / self._item_s))
+        most, item_s = self._spec.max_batch, self._item_pace.mean_s
+        return most if most * item_s <= _MERGED_S else max(1, int(_MERGED_S / item_s))
 
     async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
         begin_s = time.monotonic()
         outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
-        took_s = (time.monotonic() - begin_s) / len(pixels)
-        self._item_s += (took_s - self._item_s) * (_NEWS if self._item_s else 1.0)
+        self._item_pace.note((time.monotonic() - begin_s) / len(pixels))
         return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
 
 

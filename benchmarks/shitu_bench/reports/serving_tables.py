@@ -1,12 +1,15 @@
-"""Tables of docs/performance.md, in Markdown: servers under more load than they can do, and several gateways beside one."""
+"""Tables of docs/performance.md, in Markdown: servers under load, for long and beside others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
+
+_MIB: Final = 1 << 20
 
 
 def overload_table(results: Mapping[str, Any]) -> str:
@@ -83,6 +86,47 @@ def scaling_table(results: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def soak_table(results: Mapping[str, Any]) -> str:
+    """Return what each part of a server holds at the begin and at the end of a long run."""
+    run, verdict, samples = results["run"], results["verdict"], results["samples"]
+    count = len(samples) // 4
+    latency, refused = run["latency_ms"], sum(run["codes"].values()) - run["codes"].get("OK", 0)
+    lines = [
+        (
+            f"{machine_of(results)}; {results['workload']['kind']} pictures, Poisson arrivals for {run['duration_s'] / 60:g} minutes at "
+            f"{results['load_of_peak']:.0%} of the peak of {results['peak_per_s']:.1f}/s; {run['codes'].get('OK', 0):,} answered, "
+            f"{refused:,} not; p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms. Medians of the first and of the last quarter of "
+            f"{len(samples)} samples; commit {commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        "| part | memory at first, MiB | at last, MiB | grown | descriptors | threads |",
+        "|---" * 6 + "|",
+    ]
+    for part in sorted(samples[-1]["parts"]):
+        first, last = (_held(quarter, part) for quarter in (samples[:count], samples[-count:]))
+        lines.append(
+            f"| {part} | {first['uss_bytes'] / _MIB:.1f} | {last['uss_bytes'] / _MIB:.1f} "
+            f"| {verdict['memory_growth_percent_by_part'][part]:+.2f}% "
+            f"| {first['descriptor_count']:.0f} to {last['descriptor_count']:.0f} "
+            f"| {first['thread_count']:.0f} to {last['thread_count']:.0f} |"
+        )
+    lines += [
+        "",
+        (
+            f"All parts with what they share: {verdict['memory_growth_percent']:+.2f}% (a line through the last three quarters: "
+            f"{verdict['memory_growth_fitted_percent']:+.2f}% in the whole time); descriptors {verdict['descriptor_growth']:+g}, threads "
+            f"{verdict['thread_growth']:+g}, files of shared memory {verdict['shared_memory_file_growth']:+g} "
+            f"({verdict['shared_memory_growth_bytes']:+g} bytes)."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _held(samples: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
+    uses = [sample["parts"][part] for sample in samples if part in sample["parts"]]
+    return {name: median(use[name] for use in uses) for name in uses[0]}
 
 
 def peers_table(results: Mapping[str, Any]) -> str:
