@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, ModelSpec, Task
-from shitu_server.errors import ConfigurationError, InternalError
-from shitu_server.merging import Merger, places_of
+from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
+from shitu_server.merging import Merger, MergerLimits, places_of
 from shitu_server.pace import Pace
 from shitu_server.served import Served
 from shitu_server.triton_connection import Arrays, TritonConnection, shown
 from shitu_server.types import Detections, Vectors
 
-DEFAULT_MOST_CALLS: Final = 64
-"""More than there will be: only what is asked in the same turn of the event loop is merged."""
 _MERGED_S: Final = 0.1
 """How long a call may take to which several requests are merged, about."""
 Pixels = NDArray[np.uint8]
@@ -66,7 +64,11 @@ class _MergedCalls:
         self._version = version
         self._item_pace = Pace()
         self._merger: Merger[None, Pixels, Arrays] = Merger(
-            spec.name, self._infer, most_size=self._most_items, most_calls=most_calls, item_faults=InternalError
+            spec.name,
+            self._infer,
+            most_size=self._most_items,
+            limits=MergerLimits(most_calls, patience_s=connection.options.call_timeout_s),
+            item_faults=InternalError,
         )
 
     async def infer(self, pixels: Pixels, deadline_s: float | None) -> Arrays:
@@ -80,7 +82,12 @@ class _MergedCalls:
     async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
         begin_s = time.monotonic()
-        outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
+        try:
+            outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
+        except (DeadlineExceededError, UnavailableError, asyncio.CancelledError):
+            # Were only successes seen, a model that became slower would be given as much as before, and all of it come too late.
+            self._item_pace.note_cut_off((time.monotonic() - begin_s) / len(pixels))
+            raise
         self._item_pace.note((time.monotonic() - begin_s) / len(pixels))
         return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
 
@@ -93,7 +100,7 @@ class TritonDetector:
         connection: TritonConnection,
         spec: ModelSpec,
         version: int | None = None,
-        most_calls: int = DEFAULT_MOST_CALLS,
+        most_calls: int = 1,
     ) -> None:
         """Make a detector.
 
@@ -126,7 +133,7 @@ class TritonEncoder:
         spec: ModelSpec,
         fingerprint: str,
         version: int | None = None,
-        most_calls: int = DEFAULT_MOST_CALLS,
+        most_calls: int = 1,
     ) -> None:
         """Make an encoder.
 

@@ -68,7 +68,7 @@ class TritonConnection:
         self.address = address
         self._away: set[tuple[str, int | None]] = set()
         """Models and versions whose absence was said."""
-        self._options = options or ConnectionOptions()
+        self.options = options or ConnectionOptions()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._region = None if memory is None else TritonRegion(memory, self._stub, address)
@@ -115,7 +115,7 @@ class TritonConnection:
         Raises:
             UnavailableError, DeadlineExceededError, InternalError.
         """
-        limit_s = self._options.call_timeout_s
+        limit_s = self.options.call_timeout_s
         end_s = time.monotonic() + limit_s
         client_waits = deadline_s is None or deadline_s > end_s
         if deadline_s is not None and not client_waits:
@@ -163,7 +163,7 @@ class TritonConnection:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             if not client_waits:
                 return DeadlineExceededError(f"the deadline passed while {name} was running")
-            limit_s = self._options.call_timeout_s
+            limit_s = self.options.call_timeout_s
             return UnavailableError(f"{name} gave no answer within {limit_s:g} s; try again", _RETRY_AFTER_S)
         if code in _DOWN or any(part in details for part in _DOWN_MESSAGES):
             if model not in self._away:  # once, not for each call of an overload of retries

@@ -323,9 +323,14 @@ class TestInference:
         pixels = [pixels_for(TINY_REC, size, size) for size in (1, 3, 2, 2)]
         alone = [await encoder.embed(one) for one in pixels]
         inferences, executions = counts(triton)
-        together = await asyncio.gather(*map(encoder.embed, pixels))
-        assert counts(triton) == (inferences + 8, executions + 1)
-        for one, other in zip(alone, together, strict=True):
+        together = []
+        for one in pixels:
+            together.append(asyncio.create_task(encoder.embed(one)))
+            for _ in range(2):  # so that the first is called before the second is asked
+                await asyncio.sleep(0)
+        found = await asyncio.gather(*together)
+        assert counts(triton) == (inferences + 8, executions + 2)
+        for one, other in zip(alone, found, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
     async def test_what_takes_long_is_not_merged(self, triton, connection, monkeypatch):
@@ -371,6 +376,7 @@ class TestLimits:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)
+            assert encoder._calls._item_pace.mean_s > 0.1, "so that less is put into one call"
             assert await connection.missing([("tiny_rec", 1)], timeout_s=0.1) == [("tiny_rec", 1)]
             await connection.close()
         assert caught.value.retry_after_s > 0

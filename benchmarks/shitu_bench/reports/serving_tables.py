@@ -12,6 +12,47 @@ from shitu_bench.reports.model_tables import commit_of, machine_of
 _MIB: Final = 1 << 20
 
 
+def load_table(results: Mapping[str, Any]) -> str:
+    """Return latency, stages and CPU time by the rate of requests; a run without a rate is a closed loop."""
+    runs = results["runs"]
+    parts = sorted(runs[0]["cpu_ms_per_answer"], key=lambda part: -float(runs[0]["cpu_ms_per_answer"][part]))
+    rows = [
+        ("answered/s", *(f"{run['goodput_per_s']:.1f}" for run in runs)),
+        ("other answers", *(f"{sum(run['codes'].values()) - run['codes'].get('OK', 0):,}" for run in runs)),
+        *(
+            (f"{shown}, ms", *(f"{run['latency_ms'][name]:.0f}" for run in runs))
+            for name, shown in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9"))
+        ),
+        *(
+            (f"{stage}, p50 / p99, ms", *(_milliseconds(run["stages_us"][stage]) for run in runs))
+            for stage in runs[0]["stages_us"]
+        ),
+        *((f"CPU of {part}, ms", *(f"{run['cpu_ms_per_answer'][part]:.2f}" for run in runs)) for part in parts),
+        ("CPU of the generator, ms", *(f"{run['client_cpu_ms_per_request']:.2f}" for run in runs)),
+    ]
+    return "\n".join(
+        [
+            (
+                f"{machine_of(results)}; {_server(results)}; {runs[0]['duration_s']:g} s each, {runs[0]['connections']} connections; CPU time "
+                f"for each answer; commit {commit_of(results)}, seed {results['seed']}."
+            ),
+            "",
+            f"| | {' | '.join(_offered(run) for run in runs)} |",
+            "|---" * (1 + len(runs)) + "|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
+
+
+def _offered(run: Mapping[str, Any]) -> str:
+    rate = run.get("offered_rate_per_s")
+    return f"{rate:g}/s" if rate else f"{run['concurrency']} callers that wait"
+
+
+def _milliseconds(stage: Mapping[str, float]) -> str:
+    return f"{stage['p50'] / 1000:.1f} / {stage['p99'] / 1000:.1f}"
+
+
 def overload_table(results: Mapping[str, Any]) -> str:
     """Return goodput, refusals and latencies by offered load, and latency beside queueing theory."""
     peak, expiry = results["peak"], results["expiry"]
