@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +22,8 @@ from shitu_server.types import Detections, Vectors
 
 _MERGED_S: Final = 0.1
 """How long a call may take to which several requests are merged, about."""
+_MERGED_BYTES: Final = 8 << 20
+"""Of pixels in a call to which several requests are merged: of the default segment of shared memory, a quarter."""
 Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
@@ -73,22 +76,23 @@ class _MergedCalls:
 
     async def infer(self, pixels: Pixels, deadline_s: float | None) -> Arrays:
         """See `TritonConnection.infer`."""
-        return await self._merger.submit(None, pixels, len(pixels), deadline_s)
+        return await self._merger.submit(None, np.ascontiguousarray(pixels), len(pixels), deadline_s)
 
     def _most_items(self, _: None) -> int:
-        most, item_s = self._spec.max_batch, self._item_pace.mean_s
-        return most if most * item_s <= _MERGED_S else max(1, int(_MERGED_S / item_s))
+        item_bytes, item_s = math.prod(self._spec.inputs[0].shape), self._item_pace.mean_s
+        in_time = int(_MERGED_S / item_s) if item_s else self._spec.max_batch
+        return max(1, min(self._spec.max_batch, _MERGED_BYTES // item_bytes, in_time))
 
     async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
-        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        count = sum(map(len, parts))
         begin_s = time.monotonic()
         try:
-            outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
+            outputs = await self._connection.infer(self._spec, parts, deadline_s, self._version)
         except (DeadlineExceededError, UnavailableError, asyncio.CancelledError):
             # Were only successes seen, a model that became slower would be given as much as before, and all of it come too late.
-            self._item_pace.note_cut_off((time.monotonic() - begin_s) / len(pixels))
+            self._item_pace.note_cut_off((time.monotonic() - begin_s) / count)
             raise
-        self._item_pace.note((time.monotonic() - begin_s) / len(pixels))
+        self._item_pace.note((time.monotonic() - begin_s) / count)
         return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
 
 

@@ -10,6 +10,7 @@ from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
 
 _MIB: Final = 1 << 20
+_HELD: Final = ("uss_bytes", "descriptor_count", "thread_count")
 
 
 def load_table(results: Mapping[str, Any]) -> str:
@@ -145,14 +146,17 @@ def soak_table(results: Mapping[str, Any]) -> str:
         "| part | memory at first, MiB | at last, MiB | grown | descriptors | threads |",
         "|---" * 6 + "|",
     ]
-    for part in sorted(samples[-1]["parts"]):
+    for part in sorted({part for sample in samples for part in sample["parts"]}):
         first, last = (_held(quarter, part) for quarter in (samples[:count], samples[-count:]))
-        lines.append(
-            f"| {part} | {first['uss_bytes'] / _MIB:.1f} | {last['uss_bytes'] / _MIB:.1f} "
-            f"| {verdict['memory_growth_percent_by_part'][part]:+.2f}% "
-            f"| {first['descriptor_count']:.0f} to {last['descriptor_count']:.0f} "
-            f"| {first['thread_count']:.0f} to {last['thread_count']:.0f} |"
+        cells = (
+            part,
+            f"{first['uss_bytes'] / _MIB:.1f}",
+            f"{last['uss_bytes'] / _MIB:.1f}",
+            f"{verdict['memory_growth_percent_by_part'].get(part, -100):+.2f}%",
+            f"{first['descriptor_count']:.0f} to {last['descriptor_count']:.0f}",
+            f"{first['thread_count']:.0f} to {last['thread_count']:.0f}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         (
@@ -166,8 +170,9 @@ def soak_table(results: Mapping[str, Any]) -> str:
 
 
 def _held(samples: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
-    uses = [sample["parts"][part] for sample in samples if part in sample["parts"]]
-    return {name: median(use[name] for use in uses) for name in uses[0]}
+    """Return medians; a part that ended or was not there yet holds nothing."""
+    uses = [sample["parts"].get(part, {}) for sample in samples]
+    return {name: median(use.get(name, 0) for use in uses) for name in _HELD}
 
 
 def peers_table(results: Mapping[str, Any]) -> str:
@@ -178,14 +183,14 @@ def peers_table(results: Mapping[str, Any]) -> str:
         (
             f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
             f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
-            f"slices in turns, median (quartiles); commit {commit_of(results)}, seed {results['seed']}."
+            f"slices in turns, median (quartiles; of two, halfway to each); p99 of all answers; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         (
-            "| encoder | gallery | server | slices | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
+            "| encoder | gallery | server | slices | answers | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
             "| its p99 by shitu's | same boxes | same best labels |"
         ),
-        "|---" * 13 + "|",
+        "|---" * 14 + "|",
     ]
     for encoder, figures in results["encoders"].items():
         for size, gallery in figures["galleries"].items():
@@ -220,6 +225,7 @@ def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -
         f"{size:,}",
         name,
         str(rival["rate_per_s"]["count"]),
+        f"{rival['latency_count']:,}",
         _cell(rival["rate_per_s"], 2),
         f"{latency['p50'] / 1000:.2f}",
         f"{latency['p99'] / 1000:.2f}",
