@@ -321,7 +321,7 @@ def test_errors_fail_a_soak_and_few_samples_say_nothing():
 
 def test_samples_are_thinned_evenly_and_the_last_is_kept():
     kept = kept_samples([sample(number, MIB) for number in range(1001)])
-    assert 300 <= len(kept) <= 400
+    assert 120 <= len(kept) <= 150
     assert kept[-1]["elapsed_s"] == 10_000
     assert len({round(b["elapsed_s"] - a["elapsed_s"]) for a, b in zip(kept, kept[1:])}) == 1  # noqa: B905, RUF007
 
