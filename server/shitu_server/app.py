@@ -14,6 +14,7 @@ from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition
 from shitu_models.specs import Profile
 from shitu_server.addresses import joined
 from shitu_server.admission import Admission
+from shitu_server.capacity import Capacity, capacity_of
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
@@ -33,7 +34,7 @@ from shitu_server.served import Served, ServedModel, check_successor, served_by
 from shitu_server.settings import Settings
 from shitu_server.shared_memory import SharedMemory
 from shitu_server.signals import reload_signal, stop_signals
-from shitu_server.triton import DEFAULT_MOST_CALLS, TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton import TritonDetector, TritonEncoder, check_there, has_models
 from shitu_server.triton_connection import TritonConnection
 
 _log = logging.getLogger(__name__)
@@ -43,9 +44,6 @@ _SERVICES: Final = (
     gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name,
     health.SERVICE_NAME,
 )
-_PICTURES_PER_PROCESSOR: Final = 6
-"""At work where the models run on the same processors: with 2 there is less to merge (12 % fewer pictures a second), with 8 pictures
-wait for each other (p99 at 0.8 of the peak 1.4 times as long). Measured with the demo models on 2 processors."""
 _HEALTH_INTERVAL_S: Final = 1.0
 _CLOSE_S: Final = 1.0
 """What is left after draining, health watchers above all, is cut off after this long."""
@@ -62,7 +60,7 @@ class Gateway:
         self._pipeline: Pipeline | None = None
         self._crops: dict[str, Admission] = {}
         """By the encoder's name: its versions share a model of Triton."""
-        self._workers = ImageWorkers(settings.image_threads or max(1, processor_count() // (2 * settings.workers)))
+        self._workers: ImageWorkers | None = None
         self._triton = TritonConnection(settings.triton_address, memory=_shared_memory(settings))
         self._gallery = connected(settings)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
@@ -102,7 +100,12 @@ class Gateway:
 
     def _register(self, served: Served) -> None:
         settings = self._settings
-        pipeline = self._pipeline = self._new_pipeline(self._models(served))
+        capacity = self._capacity(served)
+        self._workers = ImageWorkers(capacity.image_threads)
+        line = Line(settings.max_pictures_in_flight, capacity.pictures_at_work)
+        pipeline_limits = PipelineLimits(settings.max_boxes, settings.max_top_k)
+        pipeline = Pipeline(self._models(served), self._gallery, self._pictures(self._workers), line, pipeline_limits)
+        self._pipeline = pipeline
         limits = StreamLimits(settings.max_batch_entries, settings.max_stream_in_flight)
         bulk_calls = Admission("batches and bulk writes", settings.max_bulk_calls_in_flight)
         streams = Admission("streams", settings.max_streams_in_flight)
@@ -115,43 +118,16 @@ class Gateway:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
 
-    def _new_pipeline(self, models: Models) -> Pipeline:
-        settings = self._settings
-        return Pipeline(
-            models,
-            self._gallery,
-            self._pictures(),
-            Line(settings.max_pictures_in_flight, settings.max_pictures_at_work or self._pictures_at_work()),
-            PipelineLimits(settings.max_boxes, settings.max_top_k),
-        )
-
-    def _pictures(self) -> Pictures:
+    def _pictures(self, workers: ImageWorkers) -> Pictures:
         settings = self._settings
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px)
-        return Pictures(self._workers, Admission("pixels", settings.max_pixels_in_flight), limits)
+        return Pictures(workers, Admission("pixels", settings.max_pixels_in_flight), limits)
 
-    def _pictures_at_work(self) -> int:
-        """Return how many pictures keep the models busy: where those run elsewhere, or on a GPU, as many as there may be."""
-        settings = self._settings
-        assert self._served is not None
-        if not self._runs_beside(self._served):
-            return settings.max_pictures_in_flight
-        return max(2, _PICTURES_PER_PROCESSOR * processor_count() // settings.workers)
-
-    def _model_calls(self, served: Served) -> int:
-        """Return how many calls to a model may be in flight: beside us one for each instance, since we need the processors, too.
-
-        A GPU must not wait for the next call.
-        """
-        return self._settings.instances if self._runs_beside(served) else DEFAULT_MOST_CALLS
-
-    def _runs_beside(self, served: Served) -> bool:
-        """Return whether models run on the same processors as this gateway."""
-        return served.embedded and not self._settings.accelerator.is_on_gpu
+    def _capacity(self, served: Served) -> Capacity:
+        return capacity_of(self._settings, embedded=served.embedded, processor_count=processor_count())
 
     def _models(self, served: Served) -> Models:
-        spec = served.detector.spec
-        calls = self._model_calls(served)
+        spec, calls = served.detector.spec, self._capacity(served).model_calls
         detector = ServedDetector(TritonDetector(self._triton, spec, served.detector_version, calls), spec)
         encoders = tuple(self._encoder(model, served.profile, calls) for model in served.encoders)
         return Models(detector, Encoders(encoders))
@@ -217,7 +193,8 @@ class Gateway:
     async def _close(self) -> None:
         await self._gallery.close()
         await self._triton.close()
-        self._workers.close()
+        if self._workers is not None:
+            self._workers.close()
 
     def _server_options(self) -> list[tuple[str, int]]:
         size, age_s = self._settings.max_message_bytes, self._settings.max_connection_age_s

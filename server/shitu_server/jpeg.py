@@ -14,6 +14,8 @@ from PIL import ExifTags, Image
 _START: Final = b"\xff\xd8\xff"
 _MARKER: Final = b"\xff"
 _SCAN: Final = b"\xda"
+_MOST_SEGMENTS: Final = 300
+"""Before the pixels; a colour profile of 16 MiB, the largest there is, takes 255 (ICC.1, B.4)."""
 _COLOUR_SPACES: Final = frozenset({"YCbCr", "Gray"})
 _ORIENTATION_MARKS: Final = (b"Exif\0\0", b"tiff:Orientation")
 """Where Pillow finds an orientation: EXIF, and XMP."""
@@ -63,9 +65,15 @@ def _orientation(content: bytes) -> int:
 
 
 def _scan_start(content: bytes) -> int:
-    """Return where the segments before the pixels end (ITU-T T.81, B.1.1): to look through all of a file takes 50 us."""
+    """Return where the segments before the pixels end (ITU-T T.81, B.1.1): to look through all of a file takes 50 us.
+
+    Where they are very many, or followed by what is none, it is the end of the file.
+    """
     position = len(_START) - 1
-    while content[position : position + 1] == _MARKER and content[position + 1 : position + 2] != _SCAN:
+    for _ in range(_MOST_SEGMENTS):
+        if content[position : position + 1] != _MARKER:
+            break
+        if content[position + 1 : position + 2] == _SCAN:
+            return position
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    # Where a segment is followed by what is none, all of it is looked through.
-    return position if content[position : position + 2] == _MARKER + _SCAN else len(content)
+    return len(content)

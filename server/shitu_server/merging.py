@@ -13,13 +13,22 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from shitu_server.errors import DeadlineExceededError
+from shitu_server.errors import (
+    DeadlineExceededError,
+    InternalError,
+    OverloadedError,
+    ShituError,
+    UnavailableError,
+)
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
+
+_RETRY_AFTER_S: Final = 0.1
+"""A full line is worked off in about this time."""
 
 
 @dataclass(eq=False)
@@ -30,6 +39,20 @@ class _Entry(Generic[K, T, R]):
     deadline_s: float | None
     answer: asyncio.Future[R]
     is_waiting: bool = True
+    is_alone: bool = False
+    """A call that it shared failed, and one of those in it may be to blame."""
+
+
+@dataclass(frozen=True)
+class MergerLimits:
+    """What a Merger does not exceed."""
+
+    calls: int
+    """In flight at a time."""
+    waiting_size: float = math.inf
+    """Of all that is in no call yet; more is refused. Unlimited where those who ask are limited already."""
+    patience_s: float = math.inf
+    """Longest wait of an item, in line and in its call, also where its deadline is later or there is none."""
 
 
 class Merger(Generic[K, T, R]):
@@ -41,7 +64,7 @@ class Merger(Generic[K, T, R]):
         call: Callable[[K, Sequence[T], float | None], Awaitable[Sequence[R]]],
         *,
         most_size: Callable[[K], int],
-        most_calls: int,
+        limits: MergerLimits,
         item_faults: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         """Begin with nothing in flight.
@@ -50,22 +73,22 @@ class Merger(Generic[K, T, R]):
             name: of what is called, for people.
             call: answers items of the same key, by a deadline of `time.monotonic()` if there is one, with a result for each. It is
                 cancelled when nobody waits for it any more.
-            most_size: of a call; an item that is larger has a call for itself.
-            most_calls: in flight at a time.
-            item_faults: what a call raises that one of its items may be to blame for: they are then asked for one by one, so that
-                the others do not suffer for it.
+            most_size: of a call of a key; an item that is larger has a call for itself. It does not raise.
+            limits: of calls and of what waits.
+            item_faults: what a call raises that one of its items may be to blame for: they then stand at the head of the line again,
+                each for a call of its own, so that the others do not suffer for it.
         """
         self._name = name
         self._call = call
         self._most_size = most_size
-        self._most_calls = most_calls
+        self._limits = limits
         self._item_faults = item_faults
         self._waiting: deque[_Entry[K, T, R]] = deque()
-        self._calls: dict[asyncio.Task[None], Sequence[_Entry[K, T, R]]] = {}
-        self._is_scheduled = False
-        self._closed_by: Exception | None = None
         self.waiting_size = 0
         """Of all that is in no call yet."""
+        self._calls: dict[asyncio.Task[None], Sequence[_Entry[K, T, R]]] = {}
+        self._is_scheduled = False
+        self._closed_by: ShituError | None = None
 
     async def submit(self, key: K, item: T, size: int, deadline_s: float | None) -> R:
         """Return the result of an item.
@@ -78,20 +101,19 @@ class Merger(Generic[K, T, R]):
 
         Raises:
             DeadlineExceededError: the deadline passed first.
+            OverloadedError: too much waits.
+            UnavailableError: it took longer than the limit.
             Exception: what the call raises, or what this was closed with.
         """
-        if self._closed_by is not None:
-            raise self._closed_by
-        late = DeadlineExceededError(f"the deadline passed before {self._name} answered")
+        self._check_open(size)
         left_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
         if left_s <= 0:
-            raise late
+            raise self._late()
         loop = asyncio.get_running_loop()
         entry = _Entry[K, T, R](key, item, size, deadline_s, loop.create_future())
-        self._waiting.append(entry)
-        self.waiting_size += size
+        self._wait(entry)
         self._schedule(loop)
-        timer = None if math.isinf(left_s) else loop.call_later(left_s, _fail, entry.answer, late)
+        timer = self._end_of_patience(loop, entry.answer, left_s)
         try:
             return await entry.answer
         finally:
@@ -100,8 +122,11 @@ class Merger(Generic[K, T, R]):
             if entry.is_waiting:  # too late, or cancelled
                 self._waiting.remove(entry)
                 self._leave(entry)
+            # The traceback of a failure holds this frame; did the frame hold the failure, too, pictures would stay in memory until
+            # the cyclic collector comes, uncounted by admission.
+            del entry
 
-    async def close(self, reason: Exception) -> None:
+    async def close(self, reason: ShituError) -> None:
         """Cancel what is in flight; who still waits is told the reason."""
         self._closed_by = reason
         entries = [*self._waiting, *(entry for entries in self._calls.values() for entry in entries)]
@@ -112,22 +137,46 @@ class Merger(Generic[K, T, R]):
             task.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
 
+    def _check_open(self, size: int) -> None:
+        if self._closed_by is not None:
+            raise self._closed_by
+        if self.waiting_size + size > self._limits.waiting_size:
+            raise OverloadedError(
+                f"{self._name} has {self.waiting_size} waiting already, the limit is {self._limits.waiting_size:g}",
+                _RETRY_AFTER_S,
+            )
+
+    def _late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"the deadline passed before {self._name} answered")
+
+    def _end_of_patience(
+        self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[R], left_s: float
+    ) -> asyncio.TimerHandle | None:
+        """Let the answer fail when its time is over."""
+        patience_s = self._limits.patience_s
+        if left_s <= patience_s:
+            return None if math.isinf(left_s) else loop.call_later(left_s, lambda: _fail(answer, self._late()))
+        message = f"{self._name} gave no answer within {patience_s:g} s; try again"
+        return loop.call_later(patience_s, lambda: _fail(answer, UnavailableError(message)))
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin at the end of this turn of the event loop: what is asked in the same turn goes together."""
-        if not self._is_scheduled and len(self._calls) < self._most_calls:
+        if not self._is_scheduled and len(self._calls) < self._limits.calls:
             self._is_scheduled = True
             loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         self._is_scheduled = False
-        while len(self._calls) < self._most_calls and (entries := self._taken()):
+        while len(self._calls) < self._limits.calls and (entries := self._taken()):
             task = asyncio.create_task(self._answer(entries))
             self._calls[task] = entries
             task.add_done_callback(self._end)
             _cancel_when_unwanted(task, entries)
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        del self._calls[task]
+        for entry in self._calls.pop(task):
+            if not entry.is_waiting:  # else it has another turn
+                entry.answer.cancel()
         self._begin()
 
     def _taken(self) -> list[_Entry[K, T, R]]:
@@ -135,42 +184,65 @@ class Merger(Generic[K, T, R]):
         first = next((entry for entry in self._waiting if not entry.answer.done()), None)
         if first is None:
             return []
+        taken = [first] if first.is_alone else self._alike(first)
+        for entry in taken:
+            self._leave(entry)
+        self._waiting = deque(entry for entry in self._waiting if entry.is_waiting)
+        return taken
+
+    def _alike(self, first: _Entry[K, T, R]) -> list[_Entry[K, T, R]]:
         taken: list[_Entry[K, T, R]] = []
         room = max(self._most_size(first.key), first.size)
         for entry in self._waiting:
-            if entry.key != first.key or entry.answer.done():
+            if entry.key != first.key or entry.is_alone or entry.answer.done():
                 continue
             if entry.size > room:
                 break
             taken.append(entry)
             room -= entry.size
-        for entry in taken:
-            self._leave(entry)
-        self._waiting = deque(entry for entry in self._waiting if entry.is_waiting)
         return taken
+
+    def _wait(self, entry: _Entry[K, T, R], *, at_head: bool = False) -> None:
+        entry.is_waiting = True
+        self.waiting_size += entry.size
+        if at_head:
+            self._waiting.appendleft(entry)
+        else:
+            self._waiting.append(entry)
 
     def _leave(self, entry: _Entry[K, T, R]) -> None:
         entry.is_waiting = False
         self.waiting_size -= entry.size
 
     async def _answer(self, entries: Sequence[_Entry[K, T, R]]) -> None:
+        """Call, and hand out what comes; whoever has no answer afterwards is cancelled by `_end`."""
         deadlines = [entry.deadline_s for entry in entries if entry.deadline_s is not None]
         latest_s = max(deadlines) if len(deadlines) == len(entries) else None
         try:
-            results = await self._call(entries[0].key, [entry.item for entry in entries], latest_s)
-        except asyncio.CancelledError:
-            for entry in entries:
-                entry.answer.cancel()
-            raise
+            results = await self._results(entries[0].key, [entry.item for entry in entries], latest_s)
         except Exception as error:  # noqa: BLE001  # raised where it is awaited
-            if len(entries) > 1 and isinstance(error, self._item_faults):
-                await asyncio.gather(*(self._answer([entry]) for entry in entries if not entry.answer.done()))
-            for entry in entries:
-                _fail(entry.answer, error)
+            self._fail_all(entries, error)
         else:
             for entry, result in zip(entries, results, strict=True):
                 if not entry.answer.done():
                     entry.answer.set_result(result)
+        finally:
+            del entries  # see `submit`: the traceback of a failure holds this frame as well
+
+    async def _results(self, key: K, items: Sequence[T], deadline_s: float | None) -> Sequence[R]:
+        results = await self._call(key, items, deadline_s)
+        if len(results) != len(items):
+            raise InternalError(f"{self._name} gave {len(results)} results for {len(items)} items")
+        return results
+
+    def _fail_all(self, entries: Sequence[_Entry[K, T, R]], error: Exception) -> None:
+        asked_again = len(entries) > 1 and isinstance(error, self._item_faults)
+        for entry in reversed(entries):
+            if not asked_again:
+                _fail(entry.answer, error)
+            elif not entry.answer.done():
+                entry.is_alone = True
+                self._wait(entry, at_head=True)
 
 
 def places_of(parts: Iterable[Sized]) -> list[slice]:

@@ -10,6 +10,7 @@ import uvloop
 from rich.console import Console
 
 from shitu_server.addresses import reserved_port
+from shitu_server.allocator import give_back_pictures
 from shitu_server.errors import ConfigurationError
 from shitu_server.gallery.environment import search_environment
 from shitu_server.gallery.limits import BatchingOptions, IndexOptions
@@ -83,6 +84,7 @@ def _run_lone_gateway(settings: Settings) -> None:
 
 
 def _run_gateway(settings: Settings) -> None:
+    give_back_pictures()
     from shitu_server.app import Gateway  # noqa: PLC0415
 
     galleries = settings.gallery_address or settings.milvus_address

@@ -136,7 +136,8 @@ class Settings(BaseSettings):
     max_crops_in_flight: Annotated[int, Field(ge=1)] = 96
     """At each encoder, from one gateway: about three times its max_batch."""
     image_threads: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads that decode and crop, of one gateway; 0 shares half of the processors among the `workers`, at least one each."""
+    """Threads that decode and crop, of one gateway; 0 shares the processors among the `workers`, at least one each, and half of them
+    where the models run on them, too."""
     search_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads of one search in the gallery process; 0 takes half of the processors."""
     search_device: SearchDevice = SearchDevice.CPU

@@ -12,6 +12,7 @@ import os
 import re
 import uuid
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -64,12 +65,15 @@ class SharedMemory:
         """In /dev/shm."""
         return self._path.name
 
-    def place(self, data: NDArray[np.uint8]) -> Block | None:
-        """Copy contiguous data into a block, which is `release`d later; None where no block is large enough."""
-        pixels = data.reshape(-1)
-        block = self._take(-(-data.nbytes // _ALIGNMENT) * _ALIGNMENT)
+    def place(self, parts: Sequence[NDArray[np.uint8]]) -> Block | None:
+        """Copy contiguous parts one after the other into a block, which is `release`d later; None where none is large enough."""
+        size = sum(part.nbytes for part in parts)
+        block = self._take(-(-size // _ALIGNMENT) * _ALIGNMENT)
         if block is not None:
-            self._bytes[block.offset : block.offset + data.nbytes] = pixels
+            begin = block.offset
+            for part in parts:
+                self._bytes[begin : begin + part.nbytes] = part.reshape(-1)
+                begin += part.nbytes
         return block
 
     def release(self, block: Block) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -12,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shitu_models.specs import DET_BOXES, DET_SCORES, EMBEDDING, ModelSpec, Task
-from shitu_server.errors import ConfigurationError, InternalError
-from shitu_server.merging import Merger, places_of
+from shitu_server.errors import ConfigurationError, DeadlineExceededError, InternalError, UnavailableError
+from shitu_server.merging import Merger, MergerLimits, places_of
+from shitu_server.pace import Pace
 from shitu_server.served import Served
 from shitu_server.triton_connection import Arrays, TritonConnection, shown
 from shitu_server.types import Detections, Vectors
 
-DEFAULT_MOST_CALLS: Final = 64
-"""More than there will be: only what is asked in the same turn of the event loop is merged."""
 _MERGED_S: Final = 0.1
 """How long a call may take to which several requests are merged, about."""
-_NEWS: Final = 0.1
-"""Weight of the last call in what an item takes."""
+_MERGED_BYTES: Final = 8 << 20
+"""Of pixels in a call to which several requests are merged: of the default segment of shared memory, a quarter."""
 Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
@@ -65,26 +65,34 @@ class _MergedCalls:
         self._connection = connection
         self._spec = spec
         self._version = version
-        self._item_s = 0.0
-        """What an item took lately; 0 before the first."""
+        self._item_pace = Pace()
         self._merger: Merger[None, Pixels, Arrays] = Merger(
-            spec.name, self._infer, most_size=self._most_items, most_calls=most_calls, item_faults=InternalError
+            spec.name,
+            self._infer,
+            most_size=self._most_items,
+            limits=MergerLimits(most_calls, patience_s=connection.options.call_timeout_s),
+            item_faults=InternalError,
         )
 
     async def infer(self, pixels: Pixels, deadline_s: float | None) -> Arrays:
         """See `TritonConnection.infer`."""
-        return await self._merger.submit(None, pixels, len(pixels), deadline_s)
+        return await self._merger.submit(None, np.ascontiguousarray(pixels), len(pixels), deadline_s)
 
     def _most_items(self, _: None) -> int:
-        most = self._spec.max_batch
-        return most if most * self._item_s <= _MERGED_S else max(1, int(_MERGED_S / self._item_s))
+        item_bytes, item_s = math.prod(self._spec.inputs[0].shape), self._item_pace.mean_s
+        in_time = int(_MERGED_S / item_s) if item_s else self._spec.max_batch
+        return max(1, min(self._spec.max_batch, _MERGED_BYTES // item_bytes, in_time))
 
     async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
-        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        count = sum(map(len, parts))
         begin_s = time.monotonic()
-        outputs = await self._connection.infer(self._spec, pixels, deadline_s, self._version)
-        took_s = (time.monotonic() - begin_s) / len(pixels)
-        self._item_s += (took_s - self._item_s) * (_NEWS if self._item_s else 1.0)
+        try:
+            outputs = await self._connection.infer(self._spec, parts, deadline_s, self._version)
+        except (DeadlineExceededError, UnavailableError, asyncio.CancelledError):
+            # Were only successes seen, a model that became slower would be given as much as before, and all of it come too late.
+            self._item_pace.note_cut_off((time.monotonic() - begin_s) / count)
+            raise
+        self._item_pace.note((time.monotonic() - begin_s) / count)
         return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
 
 
@@ -96,7 +104,7 @@ class TritonDetector:
         connection: TritonConnection,
         spec: ModelSpec,
         version: int | None = None,
-        most_calls: int = DEFAULT_MOST_CALLS,
+        most_calls: int = 1,
     ) -> None:
         """Make a detector.
 
@@ -129,7 +137,7 @@ class TritonEncoder:
         spec: ModelSpec,
         fingerprint: str,
         version: int | None = None,
-        most_calls: int = DEFAULT_MOST_CALLS,
+        most_calls: int = 1,
     ) -> None:
         """Make an encoder.
 

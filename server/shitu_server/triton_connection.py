@@ -68,7 +68,7 @@ class TritonConnection:
         self.address = address
         self._away: set[tuple[str, int | None]] = set()
         """Models and versions whose absence was said."""
-        self._options = options or ConnectionOptions()
+        self.options = options or ConnectionOptions()
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._region = None if memory is None else TritonRegion(memory, self._stub, address)
@@ -99,42 +99,47 @@ class TritonConnection:
             return False
 
     async def infer(
-        self, spec: ModelSpec, pixels: NDArray[np.uint8], deadline_s: float | None, version: int | None = None
+        self,
+        spec: ModelSpec,
+        parts: Sequence[NDArray[np.uint8]],
+        deadline_s: float | None,
+        version: int | None = None,
     ) -> Arrays:
         """Run a model on one batch.
 
         Args:
             spec: the model.
-            pixels: uint8 [n, S, S, 3], n from 1 to `spec.max_batch`.
+            parts: of the batch, each uint8 [n, S, S, 3] and contiguous, together of 1 to `spec.max_batch` pictures.
             deadline_s: time of `time.monotonic()`, or None.
             version: of the model; the newest where None.
 
         Returns:
-            The outputs by name, float32 [n, ...] as the specification says; read-only.
+            The outputs by name of all parts, float32 [n, ...] as the specification says; read-only.
 
         Raises:
             UnavailableError, DeadlineExceededError, InternalError.
         """
-        limit_s = self._options.call_timeout_s
+        limit_s = self.options.call_timeout_s
         end_s = time.monotonic() + limit_s
         client_waits = deadline_s is None or deadline_s > end_s
         if deadline_s is not None and not client_waits:
             end_s = deadline_s
+        count = sum(map(len, parts))
         try:
-            response = await self._answered(_request(spec, version, pixels.shape), pixels, end_s)
+            response = await self._answered(_request(spec, version, count), parts, end_s)
         except grpc.aio.AioRpcError as error:
             raise self._translated((spec.name, version), error, client_waits=client_waits) from error
         self._away.discard((spec.name, version))
-        return _arrays(spec, len(pixels), response)
+        return _arrays(spec, count, response)
 
-    async def _answered(self, request: Any, pixels: NDArray[np.uint8], end_s: float) -> Any:
+    async def _answered(self, request: Any, parts: Sequence[NDArray[np.uint8]], end_s: float) -> Any:
         """Send a request with its pixels: through shared memory, or in the message where that cannot be."""
         region = self._region
-        block = None if region is None else region.place(pixels)
+        block = None if region is None else region.place(parts)
         if region is None or block is None:
-            return await self._sent_whole(request, pixels, end_s)
+            return await self._sent_whole(request, parts, end_s)
         try:
-            _refer(request, region.name, block, pixels.nbytes)
+            _refer(request, region.name, block, sum(part.nbytes for part in parts))
             return await self._send(request, end_s)
         except grpc.aio.AioRpcError as error:
             if _NO_REGION not in (error.details() or ""):
@@ -143,10 +148,10 @@ class TritonConnection:
         finally:
             region.release(block)
         request.inputs[0].ClearField("parameters")
-        return await self._sent_whole(request, pixels, end_s)
+        return await self._sent_whole(request, parts, end_s)
 
-    async def _sent_whole(self, request: Any, pixels: NDArray[np.uint8], end_s: float) -> Any:
-        request.raw_input_contents.append(pixels.tobytes())
+    async def _sent_whole(self, request: Any, parts: Sequence[NDArray[np.uint8]], end_s: float) -> Any:
+        request.raw_input_contents.append(b"".join(part.data for part in parts))
         return await self._send(request, end_s)
 
     async def _send(self, request: Any, end_s: float) -> Any:
@@ -163,7 +168,7 @@ class TritonConnection:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             if not client_waits:
                 return DeadlineExceededError(f"the deadline passed while {name} was running")
-            limit_s = self._options.call_timeout_s
+            limit_s = self.options.call_timeout_s
             return UnavailableError(f"{name} gave no answer within {limit_s:g} s; try again", _RETRY_AFTER_S)
         if code in _DOWN or any(part in details for part in _DOWN_MESSAGES):
             if model not in self._away:  # once, not for each call of an overload of retries
@@ -184,9 +189,10 @@ def shown(model: tuple[str, int | None]) -> str:
     return name if version is None else f"{name} version {version}"
 
 
-def _request(spec: ModelSpec, version: int | None, shape: tuple[int, ...]) -> Any:
-    """Return a request that has no pixels yet."""
+def _request(spec: ModelSpec, version: int | None, count: int) -> Any:
+    """Return a request of so many pictures that has no pixels yet."""
     tensor = spec.inputs[0]
+    shape = (count, *tensor.shape)
     datatype = _DATA_TYPES[tensor.data_type]
     entry = service_pb2.ModelInferRequest.InferInputTensor(name=tensor.name, datatype=datatype, shape=shape)
     return service_pb2.ModelInferRequest(model_name=spec.name, model_version=_version(version), inputs=[entry])

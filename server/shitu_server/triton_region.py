@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -44,10 +45,10 @@ class TritonRegion:
         """Of the region."""
         return self._memory.name
 
-    def place(self, pixels: NDArray[np.uint8]) -> Block | None:
-        """Copy pixels where the server reads them; None where they have to go in the message, for now."""
+    def place(self, parts: Sequence[NDArray[np.uint8]]) -> Block | None:
+        """Copy the parts of a batch where the server reads them; None where they have to go in the message, for now."""
         if self._registered:
-            return self._memory.place(pixels)
+            return self._memory.place(parts)
         if self._registering is None and time.monotonic() >= self._next_attempt_s:
             self._registering = asyncio.create_task(self._register())
         return None

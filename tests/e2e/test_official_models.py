@@ -129,7 +129,7 @@ async def test_triton_equals_onnx_runtime_at_batches_1_2_8(converted, tmp_path, 
         )
         for batch in (1, 2, 8):
             pixels = fixed_pictures(spec)[:batch]
-            served = await connection.infer(spec, pixels, None)
+            served = await connection.infer(spec, [pixels], None)
             expected = session.run([tensor.name for tensor in spec.outputs], {PIXELS: pixels})
             for tensor, values in zip(spec.outputs, expected, strict=True):
                 assert np.abs(served[tensor.name] - values).max() < 1e-5

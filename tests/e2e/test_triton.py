@@ -221,7 +221,7 @@ async def connection(request, triton):
         memory = SharedMemory(f"shitu-test-{uuid.uuid4().hex[:8]}", MEMORY_BYTES)
     opened = TritonConnection(triton.grpc_address, memory=memory)
     if memory is not None:
-        await opened.infer(TINY_REC, pixels_for(TINY_REC, 1), None)  # the first calls go in messages
+        await opened.infer(TINY_REC, [pixels_for(TINY_REC, 1)], None)  # the first calls go in messages
         await wait_for(lambda: regions(triton) == {memory.name})
     yield opened
     await opened.close()
@@ -263,7 +263,7 @@ class TestInference:
     @pytest.mark.parametrize("spec", [TINY_REC, TINY_DET], ids=lambda spec: spec.name)
     async def test_equals_onnx_runtime_in_process(self, connection, repository, spec, count):
         pixels = pixels_for(spec, count)
-        served = await connection.infer(spec, pixels, None)
+        served = await connection.infer(spec, [pixels], None)
         expected = in_process(repository, spec, pixels)
         assert {name: array.shape for name, array in served.items()} == {n: a.shape for n, a in expected.items()}
         assert all(np.abs(served[name] - expected[name]).max() == 0.0 for name in expected)
@@ -312,7 +312,7 @@ class TestInference:
     async def test_triton_merges_requests_that_come_together(self, triton, connection):
         inferences, executions = counts(triton)
         for _ in range(4):
-            requests = (connection.infer(TINY_REC, pixels_for(TINY_REC, 1, seed), None) for seed in range(32))
+            requests = (connection.infer(TINY_REC, [pixels_for(TINY_REC, 1, seed)], None) for seed in range(32))
             await asyncio.gather(*requests)
         new_inferences, new_executions = counts(triton)
         assert new_inferences - inferences == 128
@@ -323,9 +323,14 @@ class TestInference:
         pixels = [pixels_for(TINY_REC, size, size) for size in (1, 3, 2, 2)]
         alone = [await encoder.embed(one) for one in pixels]
         inferences, executions = counts(triton)
-        together = await asyncio.gather(*map(encoder.embed, pixels))
-        assert counts(triton) == (inferences + 8, executions + 1)
-        for one, other in zip(alone, together, strict=True):
+        together = []
+        for one in pixels:
+            together.append(asyncio.create_task(encoder.embed(one)))
+            for _ in range(2):  # so that the first is called before the second is asked
+                await asyncio.sleep(0)
+        found = await asyncio.gather(*together)
+        assert counts(triton) == (inferences + 8, executions + 2)
+        for one, other in zip(alone, found, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
     async def test_what_takes_long_is_not_merged(self, triton, connection, monkeypatch):
@@ -344,7 +349,7 @@ class TestInference:
             pixels = np.full((1, 1, 1, 3), value, dtype=np.uint8)
             if merged_by == "gateway":
                 return await picky.embed(pixels)
-            return (await connection.infer(PICKY, pixels, None))["embedding"]
+            return (await connection.infer(PICKY, [pixels], None))["embedding"]
 
         values = [0, 1, 2, 200, 4, 5, 6, 7]
         with caplog.at_level(logging.ERROR):
@@ -371,6 +376,7 @@ class TestLimits:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 10)
+            assert encoder._calls._item_pace.mean_s > 0.1, "so that less is put into one call"
             assert await connection.missing([("tiny_rec", 1)], timeout_s=0.1) == [("tiny_rec", 1)]
             await connection.close()
         assert caught.value.retry_after_s > 0
@@ -399,17 +405,17 @@ class TestLimits:
 
         pixels = pixels_for(DEMO_REC, DEMO_REC.max_batch)
         begin_s = time.monotonic()
-        await demo_connection.infer(DEMO_REC, pixels, None)
+        await demo_connection.infer(DEMO_REC, [pixels], None)
         run_s = time.monotonic() - begin_s
         before = await runs()
-        first = [asyncio.create_task(demo_connection.infer(DEMO_REC, pixels, None)) for _ in range(4)]
+        first = [asyncio.create_task(demo_connection.infer(DEMO_REC, [pixels], None)) for _ in range(4)]
         await asyncio.sleep(run_s / 5)
         soon_s = time.monotonic() + run_s / 2  # the line before them takes several times as long
-        expired = [demo_connection.infer(DEMO_REC, pixels[:size], soon_s) for size in (1, 5, 32) for _ in range(20)]
+        expired = [demo_connection.infer(DEMO_REC, [pixels[:size]], soon_s) for size in (1, 5, 32) for _ in range(20)]
         outcomes = await asyncio.gather(*expired, return_exceptions=True)
         assert all(isinstance(outcome, DeadlineExceededError) for outcome in outcomes)
         await asyncio.gather(*first)
-        await demo_connection.infer(DEMO_REC, pixels[:1], None)
+        await demo_connection.infer(DEMO_REC, [pixels[:1]], None)
         assert await runs() - before == 5
 
     async def test_an_unknown_model_is_unavailable(self, connection):
@@ -468,7 +474,7 @@ class TestBackend:
             )
         await asyncio.to_thread(control.load, spec.name, 30)
         pixels = pixels_for(spec, 2)
-        served = await connection.infer(spec, pixels, None)
+        served = await connection.infer(spec, [pixels], None)
         expected = in_process(repository, TINY_REC, pixels)
         assert np.allclose(served["embedding"], expected["embedding"], atol=1e-6)
         await asyncio.to_thread(control.unload, spec.name, 5)
@@ -491,7 +497,7 @@ class TestSharedMemory:
     @pytest_asyncio.fixture(loop_scope="module")
     async def through_memory(self, triton, memory):
         connection = TritonConnection(triton.grpc_address, memory=memory)
-        await connection.infer(TINY_REC, pixels_for(TINY_REC, 1), None)
+        await connection.infer(TINY_REC, [pixels_for(TINY_REC, 1)], None)
         await wait_for(lambda: memory.name in regions(triton))
         yield connection
         await connection.close()
@@ -500,15 +506,21 @@ class TestSharedMemory:
         pixels = pixels_for(TINY_REC, 8)
         assert pixels.nbytes > 6000
         free = list(memory._free)
-        await through_memory.infer(TINY_REC, pixels, None)
+        await through_memory.infer(TINY_REC, [pixels], None)
         assert pixels.tobytes() in content_of(memory)
         with pytest.raises(DeadlineExceededError):
-            await through_memory.infer(TINY_REC, pixels, time.monotonic() - 1)
+            await through_memory.infer(TINY_REC, [pixels], time.monotonic() - 1)
         assert memory._free == free
+
+    async def test_parts_are_one_batch_however_they_travel(self, through_memory, connection):
+        parts = [pixels_for(TINY_REC, count, count) for count in (1, 3, 2)]
+        whole = (await connection.infer(TINY_REC, [np.concatenate(parts)], None))["embedding"]
+        for through in (through_memory, connection):
+            assert np.array_equal((await through.infer(TINY_REC, parts, None))["embedding"], whole)
 
     async def test_what_does_not_fit_goes_in_messages(self, through_memory, repository):
         pixels = [pixels_for(TINY_REC, 8, seed) for seed in range(6)]
-        answers = await asyncio.gather(*(through_memory.infer(TINY_REC, one, None) for one in pixels))
+        answers = await asyncio.gather(*(through_memory.infer(TINY_REC, [one], None) for one in pixels))
         for one, answer in zip(pixels, answers, strict=True):
             assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, one)["embedding"])
 
@@ -517,7 +529,7 @@ class TestSharedMemory:
     ):
         for seed in range(20):
             given_up = [
-                asyncio.create_task(through_memory.infer(TINY_REC, pixels_for(TINY_REC, 4, seed), None))
+                asyncio.create_task(through_memory.infer(TINY_REC, [pixels_for(TINY_REC, 4, seed)], None))
                 for _ in range(2)
             ]
             await asyncio.sleep(0.0002 * seed)
@@ -525,13 +537,13 @@ class TestSharedMemory:
                 task.cancel()
             await asyncio.gather(*given_up, return_exceptions=True)
             live = pixels_for(TINY_REC, 8, 100 + seed)
-            answer = await through_memory.infer(TINY_REC, live, None)
+            answer = await through_memory.infer(TINY_REC, [live], None)
             assert np.array_equal(answer["embedding"], in_process(repository, TINY_REC, live)["embedding"])
 
     async def test_a_server_that_has_lost_it_is_told_again(self, through_memory, memory, triton):
         with tritonclient.grpc.InferenceServerClient(triton.grpc_address) as client:
             client.unregister_system_shared_memory(memory.name)
-        answers = [await through_memory.infer(TINY_REC, pixels_for(TINY_REC, 1), None) for _ in range(2)]
+        answers = [await through_memory.infer(TINY_REC, [pixels_for(TINY_REC, 1)], None) for _ in range(2)]
         assert np.array_equal(answers[0]["embedding"], answers[1]["embedding"])
         await wait_for(lambda: memory.name in regions(triton))
 
@@ -539,7 +551,7 @@ class TestSharedMemory:
         name_of(memory).unlink()  # as on another host
         connection = TritonConnection(triton.grpc_address, memory=memory)
         for _ in range(3):
-            assert (await connection.infer(TINY_REC, pixels_for(TINY_REC, 2), None))["embedding"].shape == (2, 8)
+            assert (await connection.infer(TINY_REC, [pixels_for(TINY_REC, 2)], None))["embedding"].shape == (2, 8)
             await asyncio.sleep(0.05)
         assert caplog.text.count("does not take shared memory") == 1
         await connection.close()
@@ -914,7 +926,7 @@ class TestDemoModels:
     @pytest.mark.parametrize("spec", DEMO_SPECS, ids=lambda spec: spec.name)
     async def test_equal_onnx_runtime_in_process(self, demo_connection, spec, count):
         pixels = pixels_for(spec, count)
-        served = await demo_connection.infer(spec, pixels, None)
+        served = await demo_connection.infer(spec, [pixels], None)
         expected = in_process(CHECKOUT_MODELS, spec, pixels)
         assert served.keys() == expected.keys()
         for name, array in expected.items():

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -27,10 +28,13 @@ from shitu_bench.load.tallies import Tally, merged
 from shitu_bench.overload import figures as overload_figures
 from shitu_bench.overload.queueing import predicted, waiting_times
 from shitu_bench.reports import plots
+from shitu_bench.reports.serving_tables import soak_table
 from shitu_bench.scaling.models import ZERO_DET, ZERO_REC, place_zero_models
 from shitu_bench.serving.processes import PartUse, SharedMemoryUse, spent
+from shitu_bench.serving.server import ServerOptions
 from shitu_bench.soak.figures import Sample, fitted_growth_percent, growth_figures, kept_samples
 from shitu_bench.summaries import quantiles
+from shitu_bench.tuning import trials
 
 RECOGNIZE = "/shitu.v1.RecognitionService/Recognize"
 REQUEST = LoadRequest(RECOGNIZE, b"x" * 1000)
@@ -317,7 +321,7 @@ def test_errors_fail_a_soak_and_few_samples_say_nothing():
 
 def test_samples_are_thinned_evenly_and_the_last_is_kept():
     kept = kept_samples([sample(number, MIB) for number in range(1001)])
-    assert 300 <= len(kept) <= 400
+    assert 120 <= len(kept) <= 150
     assert kept[-1]["elapsed_s"] == 10_000
     assert len({round(b["elapsed_s"] - a["elapsed_s"]) for a, b in zip(kept, kept[1:])}) == 1  # noqa: B905, RUF007
 
@@ -384,3 +388,36 @@ def test_plots_are_the_same_bytes_for_the_same_results(tmp_path, name):
     assert first == (tmp_path / "b.svg").read_bytes()
     assert b"<svg" in first
     assert b"<dc:date>" not in first
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ["1000", "2000"]),
+        ({trials.ACCELERATOR: "cuda"}, ["0", "2000"]),
+        ({trials.DELAY: "2000"}, ["0", "1000"]),
+    ],
+)
+def test_delays_are_tried_that_the_server_has_not(environment, expected):
+    tried = trials._delays(ServerOptions(environment=environment), None)
+    assert [one.environment[trials.DELAY] for one in tried] == expected
+
+
+def test_a_part_that_ended_stands_in_the_table_of_a_soak():
+    samples = [sample(number, 100 * MIB) for number in range(10)]
+    ended = replace(samples[0], parts={**samples[0].parts, "gateway 7": next(iter(samples[0].parts.values()))})
+    samples = [ended, ended, *samples[2:]]
+    results = {
+        "machine": {"processor": "abacus", "cores": 2},
+        "workload": {"kind": "mixed"},
+        "load_of_peak": 0.8,
+        "peak_per_s": 50.0,
+        "commit": "0123456789",
+        "seed": 5,
+        "run": measurement(1000, 10).described(),
+        "samples": kept_samples(samples),
+        "verdict": growth_figures(samples, 10),
+    }
+    table = soak_table(results)
+    assert "1,000 answered, 10 not" in table
+    assert "| gateway 7 | 100.0 | 0.0 | -100.00% |" in table

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
-from shitu_server.errors import DeadlineExceededError, UnavailableError
+from shitu_server.errors import DeadlineExceededError, InvalidArgumentError, OverloadedError, UnavailableError
+from shitu_server.filters import Eq
 from shitu_server.gallery import client as module
 from shitu_server.gallery.client import GalleryClient
 from shitu_server.types import NewItem, SearchOptions
@@ -61,6 +62,46 @@ async def test_our_limit_is_unavailable_with_a_retry(client: GalleryClient, left
             await call
         assert caught.value.retry_after_s > 0
     assert time.monotonic() - begin_s < 10
+
+
+async def test_searches_behind_one_that_hangs_wait_no_longer(client: GalleryClient):
+    begin_s = time.monotonic()
+    searches = [client.search("g", VECTORS, "e", SearchOptions(top_k)) for top_k in range(1, 9)]
+    for outcome in await asyncio.gather(*searches, return_exceptions=True):
+        assert isinstance(outcome, UnavailableError)
+    assert time.monotonic() - begin_s < 2 * 0.3
+
+
+async def test_searches_in_line_are_limited(client: GalleryClient):
+    searches = [client.search("g", np.ones((64, 4), np.float32), "e", SearchOptions(1)) for _ in range(40)]
+    outcomes = await asyncio.gather(*searches, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {UnavailableError, OverloadedError}
+
+
+async def test_who_closes_ends_searches_that_wait(client: GalleryClient):
+    searches = [asyncio.create_task(client.search("g", VECTORS, "e", SearchOptions(top_k))) for top_k in range(1, 9)]
+    await asyncio.sleep(0.05)
+    await client.close()
+    for outcome in await asyncio.gather(*searches, return_exceptions=True):
+        assert isinstance(outcome, UnavailableError)
+
+
+async def test_no_query_is_refused(client: GalleryClient):
+    with pytest.raises(InvalidArgumentError, match="at least 1 query"):
+        await client.search("g", VECTORS[:0], "e", SearchOptions(1))
+
+
+async def test_filters_that_python_takes_for_equal_are_not(client: GalleryClient, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    async def merged(key: object, parts: Sequence[np.ndarray], _deadline_s: float | None) -> list[int]:
+        asked.append(key)
+        return [0] * len(parts)
+
+    monkeypatch.setattr(client._searches, "_call", merged)
+    filters = [Eq("price", 1.0), Eq("price", True), Eq("price", 1.0)]
+    await asyncio.gather(*(client.search("g", VECTORS, "e", SearchOptions(1, where=one)) for one in filters))
+    assert len(asked) == 2
 
 
 async def test_deadline_of_the_caller_is_the_callers(client: GalleryClient):

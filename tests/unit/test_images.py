@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -156,6 +157,17 @@ def test_the_orientation_of_xmp_counts_too():
     comment = comment[:2] + (len(comment) - 2).to_bytes(2, "big") + comment[4:]
     behind = content[:2] + comment + content[2:]
     assert decode(behind, LIMITS).shape == (plain.shape[1], plain.shape[0], 3)
+
+
+def test_a_jpeg_of_empty_segments_takes_no_time():
+    content = encoded(picture(), "JPEG", xmp=b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
+    many = content[:2] + b"\xff\xfe\x00\x02" * 1_000_000 + content[2:]
+    begin_s = time.monotonic()
+    assert jpeg._scan_start(many) == len(many), "then all of the file is looked through"
+    assert time.monotonic() - begin_s < 0.05
+    few = content[:2] + b"\xff\xfe\x00\x02" * 250 + content[2:]
+    assert few[jpeg._scan_start(few) :].startswith(b"\xff\xda")
+    assert decode(few, LIMITS).shape == (40, 30, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from shitu_server.errors import DeadlineExceededError, InvalidArgumentError, StorageError, UnavailableError
-from shitu_server.merging import Merger
+from shitu_server.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    OverloadedError,
+    StorageError,
+    UnavailableError,
+)
+from shitu_server.merging import Merger, MergerLimits
 
 
 class Calls:
@@ -34,12 +43,12 @@ class Calls:
             raise InvalidArgumentError("item", "negative")
         return [2 * item for item in items]
 
-    def merger(self, most_size: int = 8, most_calls: int = 1) -> Merger[str, int, int]:
+    def merger(self, most_size: int = 8, most_calls: int = 1, **limits: float) -> Merger[str, int, int]:
         return Merger(
             "somebody",
             self.call,
             most_size=lambda _: most_size,
-            most_calls=most_calls,
+            limits=MergerLimits(most_calls, **limits),
             item_faults=InvalidArgumentError,
         )
 
@@ -223,3 +232,127 @@ async def test_closing_answers_those_that_wait(calls: Calls):
     with pytest.raises(UnavailableError):
         await merger.submit("a", 1, 1, None)
     assert calls.made == [("a", [0])]
+
+
+async def test_those_of_a_failed_call_are_asked_one_by_one_within_the_limit_while_they_are_wanted(calls: Calls):
+    merger = calls.merger()
+    first = await held(calls, merger)
+    one, bad, gone, last = submitted(merger, 1, -1, 2, 3)
+    await turns()
+    calls.free.set()
+    await first
+    calls.free.clear()
+    await turns()
+    assert calls.made == [("a", [0]), ("a", [1, -1, 2, 3])]
+    calls.free.set()
+    await turns()
+    calls.free.clear()
+    gone.cancel()
+    await turns()
+    later = submitted(merger, 4)
+    await turns()
+    assert len(calls.made) == 3, "one at a time"
+    calls.free.set()
+    assert await asyncio.gather(one, last, *later) == [2, 6, 8]
+    with pytest.raises(InvalidArgumentError):
+        await bad
+    assert calls.made[2:] == [("a", [1]), ("a", [-1]), ("a", [3]), ("a", [4])], "and before those who came later"
+
+
+async def test_more_than_may_wait_is_refused_at_once(calls: Calls):
+    merger = calls.merger(waiting_size=4)
+    first = await held(calls, merger)
+    waiting = submitted(merger, 1, size=3)
+    await turns()
+    with pytest.raises(OverloadedError, match="somebody has 3 waiting already, the limit is 4"):
+        await merger.submit("a", 2, 2, None)
+    waiting += submitted(merger, 3)
+    await turns()
+    calls.free.set()
+    assert await asyncio.gather(first, *waiting) == [0, 2, 6]
+    assert merger.waiting_size == 0
+
+
+@pytest.mark.parametrize("left_s", [None, 3600.0])
+async def test_nobody_waits_longer_than_the_limit_however_many_calls_are_before_them(
+    calls: Calls, left_s: float | None
+):
+    merger = calls.merger(patience_s=0.05)
+    calls.free.clear()
+    begin_s = time.monotonic()
+    deadline_s = None if left_s is None else begin_s + left_s
+    asked = [asyncio.create_task(merger.submit(key, 1, 1, deadline_s)) for key in "abcd"]
+    for task in asked:
+        with pytest.raises(UnavailableError, match=r"no answer within 0\.05 s"):
+            await task
+    assert time.monotonic() - begin_s < 0.5
+    calls.free.set()
+    assert await merger.submit("a", 2, 1, None) == 4
+
+
+async def test_deadline_before_the_limit_is_the_callers(calls: Calls):
+    merger = calls.merger(patience_s=5)
+    calls.free.clear()
+    with pytest.raises(DeadlineExceededError):
+        await merger.submit("a", 1, 1, time.monotonic() + 0.01)
+
+
+async def test_too_few_results_are_a_fault_of_all_of_the_call():
+    async def call(_key: str, _items: Sequence[int], _deadline_s: float | None) -> list[int]:
+        return [1]
+
+    merger: Merger[str, int, int] = Merger("somebody", call, most_size=lambda _: 8, limits=MergerLimits(1))
+    for outcome in await asyncio.gather(*submitted(merger, 1, 2), return_exceptions=True):
+        assert isinstance(outcome, InternalError)
+
+
+async def test_call_that_is_cancelled_from_within_leaves_nobody_waiting():
+    async def call(_key: str, _items: Sequence[int], _deadline_s: float | None) -> list[int]:
+        raise asyncio.CancelledError
+
+    merger: Merger[str, int, int] = Merger("somebody", call, most_size=lambda _: 8, limits=MergerLimits(1))
+    for outcome in await asyncio.gather(*submitted(merger, 1, 2), return_exceptions=True):
+        assert isinstance(outcome, asyncio.CancelledError)
+
+
+class Picture:
+    """Weakly referable, as no number is."""
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("failure", ["late", "broken", "impatient"])
+async def test_failures_keep_no_picture_in_memory(failure: str):
+    seen: list[weakref.ref[Picture]] = []
+    free = asyncio.Event()
+
+    async def call(_key: str, _items: Sequence[Picture], _deadline_s: float | None) -> list[int]:
+        if failure == "broken":
+            raise StorageError("broken")
+        await asyncio.wait_for(free.wait(), 10)
+        return [0] * len(_items)
+
+    limits = MergerLimits(1, patience_s=0.01 if failure == "impatient" else 10)
+    merger: Merger[str, Picture, int] = Merger("somebody", call, most_size=lambda _: 8, limits=limits)
+
+    async def asked() -> str:
+        picture = Picture()
+        seen.append(weakref.ref(picture))
+        deadline_s = time.monotonic() + 0.01 if failure == "late" else None
+        try:
+            await merger.submit("a", picture, 1, deadline_s)
+        except (DeadlineExceededError, StorageError, UnavailableError) as error:
+            return type(error).__name__
+        return ""
+
+    names = [task.result() for task in [asyncio.create_task(asked()) for _ in range(3)] if await asyncio.wait([task])]
+    assert all(names)
+    await turns()
+    assert [one() for one in seen] == [None] * 3

@@ -41,7 +41,7 @@ def content_of(memory: SharedMemory) -> np.ndarray:
 
 def test_another_process_sees_what_is_placed(memory):
     data = np.arange(300, dtype=np.uint8).reshape(3, 10, 10)
-    first, second = memory.place(data), memory.place(data[:1])
+    first, second = memory.place([data]), memory.place([data[:1]])
     seen = content_of(memory)
     np.testing.assert_array_equal(seen[first.offset :][:300], data.reshape(-1))
     np.testing.assert_array_equal(seen[second.offset :][:100], data[0].reshape(-1))
@@ -50,11 +50,11 @@ def test_another_process_sees_what_is_placed(memory):
 
 def test_there_is_no_block_where_there_is_no_room(memory):
     half = np.zeros(SIZE // 2, dtype=np.uint8)
-    first, second = memory.place(half), memory.place(half)
-    assert memory.place(half[:1]) is None
+    first, second = memory.place([half]), memory.place([half])
+    assert memory.place([half[:1]]) is None
     memory.release(first)
     memory.release(second)
-    assert memory.place(np.zeros(SIZE, dtype=np.uint8)) is not None
+    assert memory.place([np.zeros(SIZE, dtype=np.uint8)]) is not None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, SIZE // 4)), max_size=60))
@@ -65,14 +65,14 @@ def test_blocks_never_overlap_and_all_of_them_come_back(steps):
         for give_back, size in steps:
             if give_back and taken:
                 memory.release(taken.pop(size % len(taken)))
-            elif (block := memory.place(np.zeros(size, dtype=np.uint8))) is not None:
+            elif (block := memory.place([np.zeros(size, dtype=np.uint8)])) is not None:
                 taken.append(block)
             places = sorted((block.offset, block.offset + block.size) for block in taken)
             assert all(end <= begin for (_, end), (begin, _) in pairwise(places))
             assert not places or places[-1][1] <= SIZE
         for block in taken:
             memory.release(block)
-        assert memory.place(np.zeros(SIZE, dtype=np.uint8)) is not None
+        assert memory.place([np.zeros(SIZE, dtype=np.uint8)]) is not None
     finally:
         memory.close()
 
@@ -125,3 +125,10 @@ def test_what_does_not_fit_is_refused_at_once_and_leaves_nothing(name):
 def test_closing_removes_it(memory, name):
     memory.close()
     assert segments(name) == []
+
+
+def test_parts_lie_one_after_the_other(memory):
+    parts = [np.full((count, 5), count, np.uint8) for count in (1, 3, 2)]
+    block = memory.place(parts)
+    content = content_of(memory)[block.offset : block.offset + 30]
+    assert content.tolist() == [1] * 5 + [3] * 15 + [2] * 10

@@ -43,6 +43,8 @@ class Measurement:
     """Of the server by part, from the begin to the end of what counts."""
     models: Mapping[str, Executions] = field(default_factory=dict)
     """What Triton ran in that time."""
+    memory_bytes: int = 0
+    """Of the whole server when what counts ended, with requests in flight (PSS: shared pages count once); 0 where it is not seen."""
 
     @property
     def ok_count(self) -> int:
@@ -92,6 +94,7 @@ class Measurement:
             "client_cpu_ms_per_request": round(1000 * outcome.client_cpu_s / max(self.answer_count, 1), 4),
             "client_cpu_share": round(self.client_cpu_share, 4),
             "cpu_ms_per_answer": self.cpu_ms_per_answer(),
+            "memory_bytes": self.memory_bytes,
             "models": {name: described(model) for name, model in self.models.items()},
         }
 
@@ -104,7 +107,7 @@ def measured(target: Target, plan: LoadPlan, progress: Progress | None = None) -
     """Run a plan, and measure what it costs the server where that can be seen. Raises as `run_load`."""
     costs = _Costs(target)
     outcome = run_load(target.address, target.requests, plan, progress, costs)
-    return Measurement(plan, outcome, costs.cpu_s, costs.models)
+    return Measurement(plan, outcome, costs.cpu_s, costs.models, costs.memory_bytes)
 
 
 class _Costs:
@@ -114,6 +117,7 @@ class _Costs:
         self._target = target
         self.cpu_s: dict[str, float] = {}
         self.models: dict[str, Executions] = {}
+        self.memory_bytes = 0
 
     def begin(self) -> None:
         """Note what was used before."""
@@ -130,6 +134,8 @@ class _Costs:
             self.cpu_s = spent(self._cpu_before_s, target.processes.cpu_s())
         if target.triton_address:
             self.models = added(self._models_before, executions(target.triton_address))
+        if target.processes is not None:
+            self.memory_bytes = sum(use.pss_bytes for use in target.processes.use().values())
 
 
 def available_cores() -> int:

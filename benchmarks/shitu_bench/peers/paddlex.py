@@ -52,8 +52,8 @@ class PeerServer:
         return float(sum(one.user + one.system for one in times))
 
     def memory_bytes(self) -> int:
-        """Return the resident memory of all servers now."""
-        return sum(psutil.Process(process.pid).memory_info().rss for process in self._processes)
+        """Return the memory of all servers now (PSS: what they share counts once)."""
+        return sum(psutil.Process(process.pid).memory_full_info().pss for process in self._processes)
 
     def __enter__(self) -> PeerServer:
         for folder in (self.folder, self.storage):

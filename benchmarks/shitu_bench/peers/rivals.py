@@ -139,7 +139,7 @@ class ShituRival:
             object_count=outcome.object_count,
             cpu_s=sum(result.cpu_s.values()),
             client_cpu_s=outcome.client_cpu_s,
-            memory_bytes=sum(use.pss_bytes for use in self._processes.use().values()),
+            memory_bytes=result.memory_bytes,
         )
 
     def cpu_s(self) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shitu_bench.reports.model_tables import ceiling_table, commit_of, latency_table, quality_table
-from shitu_bench.reports.serving_tables import overload_table, peers_table, scaling_table
+from shitu_bench.reports.serving_tables import load_table, overload_table, peers_table, scaling_table, soak_table
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 BATCHES: Final = (1, 8)
@@ -137,8 +137,10 @@ TABLES: Final = (
     GeneratedTable("gallery_search", ROOT / "docs" / "galleries.md", gallery_search_table),
     GeneratedTable("latency", ROOT / "docs" / "performance.md", latency_table),
     GeneratedTable("ceiling", ROOT / "docs" / "performance.md", ceiling_table),
+    GeneratedTable("load", ROOT / "docs" / "performance.md", load_table),
     GeneratedTable("overload", ROOT / "docs" / "performance.md", overload_table),
     GeneratedTable("scaling", ROOT / "docs" / "performance.md", scaling_table),
+    GeneratedTable("soak", ROOT / "docs" / "performance.md", soak_table),
     GeneratedTable("peers", ROOT / "docs" / "performance.md", peers_table),
     GeneratedTable("quality", ROOT / "docs" / "performance.md", quality_table),
 )

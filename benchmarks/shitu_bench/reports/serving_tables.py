@@ -1,12 +1,57 @@
-"""Tables of docs/performance.md, in Markdown: servers under more load than they can do, and several gateways beside one."""
+"""Tables of docs/performance.md, in Markdown: servers under load, for long and beside others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
+
+_MIB: Final = 1 << 20
+_HELD: Final = ("uss_bytes", "descriptor_count", "thread_count")
+
+
+def load_table(results: Mapping[str, Any]) -> str:
+    """Return latency, stages and CPU time by the rate of requests; a run without a rate is a closed loop."""
+    runs = results["runs"]
+    parts = sorted(runs[0]["cpu_ms_per_answer"], key=lambda part: -float(runs[0]["cpu_ms_per_answer"][part]))
+    rows = [
+        ("answered/s", *(f"{run['goodput_per_s']:.1f}" for run in runs)),
+        ("other answers", *(f"{sum(run['codes'].values()) - run['codes'].get('OK', 0):,}" for run in runs)),
+        *(
+            (f"{shown}, ms", *(f"{run['latency_ms'][name]:.0f}" for run in runs))
+            for name, shown in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9"))
+        ),
+        *(
+            (f"{stage}, p50 / p99, ms", *(_milliseconds(run["stages_us"][stage]) for run in runs))
+            for stage in runs[0]["stages_us"]
+        ),
+        *((f"CPU of {part}, ms", *(f"{run['cpu_ms_per_answer'][part]:.2f}" for run in runs)) for part in parts),
+        ("CPU of the generator, ms", *(f"{run['client_cpu_ms_per_request']:.2f}" for run in runs)),
+    ]
+    return "\n".join(
+        [
+            (
+                f"{machine_of(results)}; {_server(results)}; {runs[0]['duration_s']:g} s each, {runs[0]['connections']} connections; CPU time "
+                f"for each answer; commit {commit_of(results)}, seed {results['seed']}."
+            ),
+            "",
+            f"| | {' | '.join(_offered(run) for run in runs)} |",
+            "|---" * (1 + len(runs)) + "|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
+
+
+def _offered(run: Mapping[str, Any]) -> str:
+    rate = run.get("offered_rate_per_s")
+    return f"{rate:g}/s" if rate else f"{run['concurrency']} callers that wait"
+
+
+def _milliseconds(stage: Mapping[str, float]) -> str:
+    return f"{stage['p50'] / 1000:.1f} / {stage['p99'] / 1000:.1f}"
 
 
 def overload_table(results: Mapping[str, Any]) -> str:
@@ -85,6 +130,51 @@ def scaling_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def soak_table(results: Mapping[str, Any]) -> str:
+    """Return what each part of a server holds at the begin and at the end of a long run."""
+    run, verdict, samples = results["run"], results["verdict"], results["samples"]
+    count = len(samples) // 4
+    latency, refused = run["latency_ms"], sum(run["codes"].values()) - run["codes"].get("OK", 0)
+    lines = [
+        (
+            f"{machine_of(results)}; {results['workload']['kind']} pictures, Poisson arrivals for {run['duration_s'] / 60:g} minutes at "
+            f"{results['load_of_peak']:.0%} of the peak of {results['peak_per_s']:.1f}/s; {run['codes'].get('OK', 0):,} answered, "
+            f"{refused:,} not; p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms. Medians of the first and of the last quarter of "
+            f"{len(samples)} samples; commit {commit_of(results)}, seed {results['seed']}."
+        ),
+        "",
+        "| part | memory at first, MiB | at last, MiB | grown | descriptors | threads |",
+        "|---" * 6 + "|",
+    ]
+    for part in sorted({part for sample in samples for part in sample["parts"]}):
+        first, last = (_held(quarter, part) for quarter in (samples[:count], samples[-count:]))
+        cells = (
+            part,
+            f"{first['uss_bytes'] / _MIB:.1f}",
+            f"{last['uss_bytes'] / _MIB:.1f}",
+            f"{verdict['memory_growth_percent_by_part'].get(part, -100):+.2f}%",
+            f"{first['descriptor_count']:.0f} to {last['descriptor_count']:.0f}",
+            f"{first['thread_count']:.0f} to {last['thread_count']:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        (
+            f"All parts with what they share: {verdict['memory_growth_percent']:+.2f}% (a line through the last three quarters: "
+            f"{verdict['memory_growth_fitted_percent']:+.2f}% in the whole time); descriptors {verdict['descriptor_growth']:+g}, threads "
+            f"{verdict['thread_growth']:+g}, files of shared memory {verdict['shared_memory_file_growth']:+g} "
+            f"({verdict['shared_memory_growth_bytes']:+g} bytes)."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _held(samples: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
+    """Return medians; a part that ended or was not there yet holds nothing."""
+    uses = [sample["parts"].get(part, {}) for sample in samples]
+    return {name: median(use.get(name, 0) for use in uses) for name in _HELD}
+
+
 def peers_table(results: Mapping[str, Any]) -> str:
     """Return other servers of the same models beside ours."""
     pictures, versions = results["pictures"], results["paddlex"]["versions"]
@@ -93,14 +183,14 @@ def peers_table(results: Mapping[str, Any]) -> str:
         (
             f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
             f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
-            f"slices in turns, median (quartiles); commit {commit_of(results)}, seed {results['seed']}."
+            f"slices in turns, median (quartiles; of two, halfway to each); p99 of all answers; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         (
-            "| encoder | gallery | server | slices | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
+            "| encoder | gallery | server | slices | answers | pictures/s | p50, s | p99, s | CPU, s for a picture | memory, GB | shitu's throughput by it "
             "| its p99 by shitu's | same boxes | same best labels |"
         ),
-        "|---" * 13 + "|",
+        "|---" * 14 + "|",
     ]
     for encoder, figures in results["encoders"].items():
         for size, gallery in figures["galleries"].items():
@@ -135,6 +225,7 @@ def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -
         f"{size:,}",
         name,
         str(rival["rate_per_s"]["count"]),
+        f"{rival['latency_count']:,}",
         _cell(rival["rate_per_s"], 2),
         f"{latency['p50'] / 1000:.2f}",
         f"{latency['p99'] / 1000:.2f}",

@@ -13,7 +13,7 @@ from shitu_bench.serving.processes import PartUse, SharedMemoryUse
 MOST_MEMORY_GROWTH_PERCENT: Final = 1.0
 LEAST_SAMPLES: Final = 8
 """Two for each quarter; of fewer, growth is noise."""
-_MOST_KEPT: Final = 400
+_MOST_KEPT: Final = 150
 """Samples in results."""
 
 

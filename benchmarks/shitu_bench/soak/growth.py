@@ -21,6 +21,8 @@ from shitu_bench.serving.workload import WorkloadOptions
 from shitu_bench.soak.figures import LEAST_SAMPLES, Sample, growth_figures, growth_percent, kept_samples
 
 _PEAK_WARM_UP_S: Final = 3.0
+_SAMPLES_PER_LINE: Final = 12
+"""Where the output goes to a file, in which a bar would be of no use."""
 _MIB: Final = 1 << 20
 
 
@@ -118,6 +120,8 @@ def _soaked(target: Target, plan: LoadPlan, sampler: _Sampler, console: Console)
             bar.update(task, completed=max(0.0, elapsed_s))
             if sampler.look(elapsed_s, answered, failed):
                 bar.update(task, note=sampler.note())
+                if not console.is_terminal and len(sampler.samples) % _SAMPLES_PER_LINE == 0:
+                    console.print(f"{(elapsed_s - plan.warm_up_s) / 60:.0f} min: {sampler.note()}", soft_wrap=True)
 
         progress: Progress = look
         return measured(target, plan, progress)

@@ -15,11 +15,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shitu.v1 import drafts_pb2, drafts_pb2_grpc, gallery_pb2_grpc
 from shitu.v1 import gallery_pb2 as pb
-from shitu_server.errors import DeadlineExceededError, InvalidArgumentError, OverloadedError, UnavailableError
+from shitu_server.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnavailableError,
+)
 from shitu_server.gallery.checks import unit_vectors
 from shitu_server.gallery.limits import GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
-from shitu_server.merging import Merger, places_of
+from shitu_server.gallery.search_checks import check_any
+from shitu_server.merging import Merger, MergerLimits, places_of
 from shitu_server.types import (
     AddResult,
     Capabilities,
@@ -37,6 +44,7 @@ from shitu_server.types import (
     UpdateResult,
     Vectors,
 )
+from shitu_server.wire.filters import filter_message
 from shitu_server.wire.galleries import (
     added_of,
     gallery_of,
@@ -87,6 +95,8 @@ class _SearchKey(NamedTuple):
     dimension: int
     encoder_fingerprint: str
     options: SearchOptions
+    where: bytes
+    """The options' filter as it is sent: to Python 1.0 and True are equal, to a field of numbers only one of them makes sense."""
 
     @property
     def most_queries(self) -> int:
@@ -115,12 +125,13 @@ class GalleryClient:
             PEER,
             self._merged_search,
             most_size=lambda key: key.most_queries,
-            most_calls=_SEARCH_CALLS,
+            limits=MergerLimits(_SEARCH_CALLS, _LIMITS.search_queue_queries, READ_TIMEOUT_S),
             item_faults=InvalidArgumentError,
         )
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled, searches get UnavailableError."""
+        await self._searches.close(UnavailableError(f"the connection to {PEER} is closing"))
         await self._channel.close(None)
 
     async def check(self) -> None:
@@ -242,7 +253,9 @@ class GalleryClient:
         deadline_s: float | None = None,
     ) -> SearchResult:
         """See `types.Gallery`."""
-        key = _SearchKey(name, queries.shape[-1], encoder_fingerprint, options)
+        check_any(queries)
+        where = b"" if options.where is None else filter_message(options.where).SerializeToString(deterministic=True)
+        key = _SearchKey(name, queries.shape[-1], encoder_fingerprint, options, where)
 
         async def search_part(part: Vectors) -> SearchResult:
             return await self._searches.submit(key, part, len(part), deadline_s)
@@ -258,6 +271,8 @@ class GalleryClient:
         request = search_request(key.gallery, queries, key.encoder_fingerprint, key.options)
         reply = await _call(self._stub.Search, request, deadline_s, READ_TIMEOUT_S)
         found = await built(lambda: search_result_of(reply), large=reply.ByteSize() > INLINE_BYTES)
+        if len(found.hits) != len(queries):
+            raise InternalError(f"{PEER} answered {len(found.hits)} of {len(queries)} queries")
         return [SearchResult(found.hits[place], found.state) for place in places_of(parts)]
 
     async def snapshot(self, name: str, *, deadline_s: float | None = None) -> AsyncGenerator[bytes, None]:

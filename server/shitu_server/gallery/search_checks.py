@@ -23,9 +23,14 @@ def checked_queries(
     check_search(options, gallery.metric, limits)
     if options.where is not None:
         check_filter(options.where, gallery.fields)
+    check_any(queries)
+    return kept_vectors(queries, dimension, gallery.metric, lambda row: f"queries[{row}].vector")
+
+
+def check_any(queries: Vectors) -> None:
+    """Raise InvalidArgumentError where there is no query."""
     if not len(queries):
         raise InvalidArgumentError("queries", "expected at least 1 query, came none")
-    return kept_vectors(queries, dimension, gallery.metric, lambda row: f"queries[{row}].vector")
 
 
 def check_search(options: SearchOptions, metric: Metric, limits: GalleryLimits) -> None:

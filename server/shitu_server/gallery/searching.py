@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from shitu_server.errors import InvalidArgumentError, OverloadedError, StorageError, UnavailableError
+from shitu_server.errors import InvalidArgumentError, StorageError, UnavailableError
 from shitu_server.filters import Filter
 from shitu_server.gallery.catalogue import Catalogue, LiveGallery
 from shitu_server.gallery.checks import check_encoder
@@ -19,13 +19,11 @@ from shitu_server.gallery.limits import BatchingOptions, GalleryLimits
 from shitu_server.gallery.parts import built, queries_per_part, search_in_parts
 from shitu_server.gallery.refusals import made_anew, no_gallery
 from shitu_server.gallery.search_checks import checked_queries
-from shitu_server.merging import Merger, places_of
+from shitu_server.merging import Merger, MergerLimits, places_of
 from shitu_server.types import GalleryState, Hit, SearchOptions, SearchResult, Vectors
 
 _JSON: Final = json.JSONDecoder()
 """Its `raw_decode` takes a third of the time of `json.loads`, which first looks what kind of text it is."""
-_RETRY_AFTER_S: Final = 0.1
-"""A full queue is searched in about this time."""
 INLINE_CHARACTERS: Final = 64 * 1024
 """JSON that is read in about 1 ms."""
 
@@ -60,7 +58,10 @@ class GallerySearch:
             1, "gallery-search", initializer=prepare_faiss, initargs=(batching.thread_count,)
         )
         self._calls: Merger[_BatchKey, Vectors, Sequence[_Answer]] = Merger(
-            "the gallery", self._batch, most_size=lambda _: batching.batch_queries, most_calls=1
+            "the queue of searches",
+            self._batch,
+            most_size=lambda _: batching.batch_queries,
+            limits=MergerLimits(calls=1, waiting_size=limits.search_queue_queries),
         )
 
     async def close(self) -> None:
@@ -83,9 +84,6 @@ class GallerySearch:
         key = _BatchKey(info.name, info.state.generation, options.top_k, options.where, options.per_label)
 
         async def search_part(part: Vectors) -> SearchResult:
-            waiting = self._calls.waiting_size
-            if waiting + len(part) > self._limits.search_queue_queries:
-                raise OverloadedError(f"{waiting} queries wait already", _RETRY_AFTER_S)
             answers = await self._calls.submit(key, part, len(part), deadline_s)
             found = [_over(options.min_score, answer.found) for answer in answers]
             return SearchResult(await self._hits(found), answers[0].state)
@@ -100,7 +98,13 @@ class GallerySearch:
     ) -> list[Sequence[_Answer]]:
         """Search queries of several calls together: one sgemm over 16 costs little more than one over a single query."""
         queries = np.concatenate(parts)
-        answers = await asyncio.get_running_loop().run_in_executor(self._executor, self._search_batch, key, queries)
+        searched = asyncio.get_running_loop().run_in_executor(self._executor, self._search_batch, key, queries)
+        try:
+            answers = await asyncio.shield(searched)
+        except asyncio.CancelledError:
+            # The thread goes on all the same, and what comes meanwhile gathers until it is free.
+            await asyncio.wait([searched])
+            raise
         return [answers[place] for place in places_of(parts)]
 
     def _search_batch(self, key: _BatchKey, queries: Vectors) -> list[_Answer]:
