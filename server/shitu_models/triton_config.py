@@ -53,6 +53,11 @@ class Accelerator(str, Enum):
         """Whether it needs a GPU."""
         return self in {Accelerator.CUDA, Accelerator.TENSORRT}
 
+    @property
+    def queue_delay_us(self) -> int:
+        """How long the batcher best holds a request back: beside models on the CPU requests gather at the gateways already."""
+        return TritonConfigOptions.max_queue_delay_us if self.is_on_gpu else 0
+
 
 _TENSORRT_MODES: Final = {Precision.FP32: "FP32", Precision.FP16: "FP16"}
 _OPENVINO_HINTS: Final = {Precision.FP32: "f32", Precision.BF16: "bf16"}

@@ -34,16 +34,9 @@ def capacity_of(settings: Settings, *, embedded: bool, processor_count: int) -> 
         embedded: whether Triton is ours, on this machine.
         processor_count: that this process and the models may use, all gateways together.
     """
-    beside_models = embedded and not settings.accelerator.is_on_gpu
     processors = processor_count / settings.workers
-    if not beside_models:  # they must not wait for the next call, and the processors are ours
-        return Capacity(
-            settings.image_threads or max(1, int(processors)),
-            settings.max_pictures_at_work or settings.max_pictures_in_flight,
-            _MOST_MODEL_CALLS,
-        )
-    return Capacity(
-        settings.image_threads or max(1, int(processors / 2)),
-        settings.max_pictures_at_work or max(2, int(_PICTURES_PER_PROCESSOR * processors)),
-        settings.instances,
-    )
+    if embedded and not settings.accelerator.is_on_gpu:
+        threads, pictures, calls = processors / 2, max(2, int(_PICTURES_PER_PROCESSOR * processors)), settings.instances
+    else:  # models must not wait for the next call, and the processors are ours
+        threads, pictures, calls = processors, settings.max_pictures_in_flight, _MOST_MODEL_CALLS
+    return Capacity(settings.image_threads or max(1, int(threads)), settings.max_pictures_at_work or pictures, calls)

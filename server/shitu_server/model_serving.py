@@ -140,7 +140,7 @@ def _config_options(settings: Settings) -> TritonConfigOptions:
     options = TritonConfigOptions.for_machine(processor_count(), settings.instances)
     delay_us = settings.max_queue_delay_us
     if delay_us is None:
-        delay_us = options.max_queue_delay_us if settings.accelerator.is_on_gpu else 0
+        delay_us = settings.accelerator.queue_delay_us
     return replace(
         options,
         intra_op_threads=settings.threads or options.intra_op_threads,

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
+from shitu_bench.summaries import QUANTILES
 
 _MIB: Final = 1 << 20
 _HELD: Final = ("uss_bytes", "descriptor_count", "thread_count")
@@ -21,8 +22,8 @@ def load_table(results: Mapping[str, Any]) -> str:
         ("answered/s", *(f"{run['goodput_per_s']:.1f}" for run in runs)),
         ("other answers", *(f"{sum(run['codes'].values()) - run['codes'].get('OK', 0):,}" for run in runs)),
         *(
-            (f"{shown}, ms", *(f"{run['latency_ms'][name]:.0f}" for run in runs))
-            for name, shown in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9"))
+            (f"p{100 * share:g}, ms", *(f"{run['latency_ms'][name]:.0f}" for run in runs))
+            for name, share in QUANTILES.items()
         ),
         *(
             (f"{stage}, p50 / p99, ms", *(_milliseconds(run["stages_us"][stage]) for run in runs))
@@ -134,25 +135,25 @@ def soak_table(results: Mapping[str, Any]) -> str:
     """Return what each part of a server holds at the begin and at the end of a long run."""
     run, verdict, samples = results["run"], results["verdict"], results["samples"]
     count = len(samples) // 4
-    latency, refused = run["latency_ms"], sum(run["codes"].values()) - run["codes"].get("OK", 0)
+    latency = run["latency_ms"]
     lines = [
         (
             f"{machine_of(results)}; {results['workload']['kind']} pictures, Poisson arrivals for {run['duration_s'] / 60:g} minutes at "
             f"{results['load_of_peak']:.0%} of the peak of {results['peak_per_s']:.1f}/s; {run['codes'].get('OK', 0):,} answered, "
-            f"{refused:,} not; p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms. Medians of the first and of the last quarter of "
+            f"{verdict['error_count']:,} not; p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms. Medians of the first and of the last quarter of "
             f"{len(samples)} samples; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         "| part | memory at first, MiB | at last, MiB | grown | descriptors | threads |",
         "|---" * 6 + "|",
     ]
-    for part in sorted({part for sample in samples for part in sample["parts"]}):
+    for part, grown in sorted(verdict["memory_growth_percent_by_part"].items()):
         first, last = (_held(quarter, part) for quarter in (samples[:count], samples[-count:]))
         cells = (
             part,
             f"{first['uss_bytes'] / _MIB:.1f}",
             f"{last['uss_bytes'] / _MIB:.1f}",
-            f"{verdict['memory_growth_percent_by_part'].get(part, -100):+.2f}%",
+            f"{grown:+.2f}%",
             f"{first['descriptor_count']:.0f} to {last['descriptor_count']:.0f}",
             f"{first['thread_count']:.0f} to {last['thread_count']:.0f}",
         )

@@ -104,7 +104,8 @@ def _by_part(samples: Sequence[Sample]) -> dict[str, float]:
     def used_by(part: str) -> Callable[[Sample], float]:
         return lambda sample: sample.parts[part].uss_bytes if part in sample.parts else 0
 
-    return {part: growth_percent(samples, used_by(part)) for part in samples[-1].parts}
+    parts = dict.fromkeys(part for sample in reversed(samples) for part in sample.parts)  # one that ended, too
+    return {part: growth_percent(samples, used_by(part)) for part in parts}
 
 
 def _difference(samples: Sequence[Sample], of: Callable[[Sample], float]) -> float:

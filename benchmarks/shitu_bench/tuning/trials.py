@@ -24,7 +24,7 @@ from shitu_bench.records import record
 from shitu_bench.serving.server import ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions
 from shitu_bench.summaries import spread_of
-from shitu_models.triton_config import Accelerator, TritonConfigOptions
+from shitu_models.triton_config import Accelerator
 
 DELAY: Final = "SHITU_MAX_QUEUE_DELAY_US"
 ACCELERATOR: Final = "SHITU_ACCELERATOR"
@@ -174,9 +174,8 @@ def _workers(server: ServerOptions, _first: Trial) -> Iterator[ServerOptions]:
 
 def _delays(server: ServerOptions, _first: Trial) -> Iterator[ServerOptions]:
     """Others than it has, given or by default."""
-    on_gpu = Accelerator(server.environment.get(ACCELERATOR, Accelerator.NONE.value)).is_on_gpu
-    default_us = TritonConfigOptions().max_queue_delay_us if on_gpu else 0
-    own_us = int(server.environment.get(DELAY, default_us))
+    accelerator = Accelerator(server.environment.get(ACCELERATOR, Accelerator.NONE.value))
+    own_us = int(server.environment.get(DELAY, accelerator.queue_delay_us))
     for delay_us in _DELAYS_US:
         if delay_us != own_us:
             yield replace(server, environment={**server.environment, DELAY: str(delay_us)})
