@@ -14,7 +14,7 @@ from shitu.v1 import gallery_pb2, gallery_pb2_grpc, recognition_pb2, recognition
 from shitu_models.specs import Profile
 from shitu_server.addresses import joined
 from shitu_server.admission import Admission
-from shitu_server.capacity import Capacity, capacity_of
+from shitu_server.capacity import capacity_of
 from shitu_server.encoders import Encoders, ServedEncoder
 from shitu_server.errors import ConfigurationError, ShituError
 from shitu_server.gallery.limits import GalleryLimits
@@ -34,7 +34,7 @@ from shitu_server.served import Served, ServedModel, check_successor, served_by
 from shitu_server.settings import Settings
 from shitu_server.shared_memory import SharedMemory
 from shitu_server.signals import reload_signal, stop_signals
-from shitu_server.triton import TritonDetector, TritonEncoder, check_there, has_models
+from shitu_server.triton import CallLimits, TritonDetector, TritonEncoder, check_there, has_models
 from shitu_server.triton_connection import TritonConnection
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Gateway:
         self._pipeline: Pipeline | None = None
         self._crops: dict[str, Admission] = {}
         """By the encoder's name: its versions share a model of Triton."""
+        self._call_limits: CallLimits | None = None
+        """Of all versions, those before a reload and after it."""
         self._workers: ImageWorkers | None = None
         self._triton = TritonConnection(settings.triton_address, memory=_shared_memory(settings))
         self._gallery = connected(settings)
@@ -100,7 +102,8 @@ class Gateway:
 
     def _register(self, served: Served) -> None:
         settings = self._settings
-        capacity = self._capacity(served)
+        capacity = capacity_of(settings, embedded=served.embedded, processor_count=processor_count())
+        self._call_limits = CallLimits(capacity.model_calls)
         self._workers = ImageWorkers(capacity.image_threads)
         line = Line(settings.max_pictures_in_flight, capacity.pictures_at_work)
         pipeline_limits = PipelineLimits(settings.max_boxes, settings.max_top_k)
@@ -123,20 +126,17 @@ class Gateway:
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side_px)
         return Pictures(workers, Admission("pixels", settings.max_pixels_in_flight), limits)
 
-    def _capacity(self, served: Served) -> Capacity:
-        return capacity_of(self._settings, embedded=served.embedded, processor_count=processor_count())
-
     def _models(self, served: Served) -> Models:
-        spec, calls = served.detector.spec, self._capacity(served).model_calls
-        detector = ServedDetector(TritonDetector(self._triton, spec, served.detector_version, calls), spec)
-        encoders = tuple(self._encoder(model, served.profile, calls) for model in served.encoders)
-        return Models(detector, Encoders(encoders))
+        spec = served.detector.spec
+        detector = TritonDetector(self._triton, spec, served.detector_version, self._call_limits)
+        encoders = tuple(self._encoder(model, served.profile) for model in served.encoders)
+        return Models(ServedDetector(detector, spec), Encoders(encoders))
 
-    def _encoder(self, model: ServedModel, profile: Profile, calls: int) -> ServedEncoder:
+    def _encoder(self, model: ServedModel, profile: Profile) -> ServedEncoder:
         crops = self._crops.setdefault(
             model.name, Admission(f"crops at {model.name}", self._settings.max_crops_in_flight)
         )
-        encoder = TritonEncoder(self._triton, model.spec, model.fingerprint, model.version, calls)
+        encoder = TritonEncoder(self._triton, model.spec, model.fingerprint, model.version, self._call_limits)
         return ServedEncoder(encoder, model.spec, model.version, model.precision, profile, crops)
 
     async def _watch_models(self, wanted: asyncio.Event) -> None:

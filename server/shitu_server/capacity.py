@@ -23,7 +23,7 @@ class Capacity:
     pictures_at_work: int
     """Of those in flight; the others stand in line."""
     model_calls: int
-    """In flight, to each version of a model; what is asked meanwhile shares the next."""
+    """In flight, to each version of a model, and to all of those together whose items take long; what is asked meanwhile shares the next."""
 
 
 def capacity_of(settings: Settings, *, embedded: bool, processor_count: int) -> Capacity:

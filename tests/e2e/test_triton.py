@@ -35,7 +35,7 @@ from shitu_server.errors import ConfigurationError, DeadlineExceededError, Inter
 from shitu_server.served import Served, ServedModel
 from shitu_server.shared_memory import SharedMemory
 from shitu_server.supervisor import EmbeddedTriton, TritonOptions
-from shitu_server.triton import TritonDetector, TritonEncoder, has_models
+from shitu_server.triton import CallLimits, TritonDetector, TritonEncoder, has_models
 from shitu_server.triton_connection import ConnectionOptions, TritonConnection
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_models import TritonModel
@@ -319,7 +319,7 @@ class TestInference:
         assert new_executions - executions <= 64
 
     async def test_what_is_asked_while_a_call_is_answered_shares_the_next(self, triton, connection):
-        encoder = TritonEncoder(connection, TINY_REC, "", most_calls=1)
+        encoder = TritonEncoder(connection, TINY_REC, "")
         pixels = [pixels_for(TINY_REC, size, size) for size in (1, 3, 2, 2)]
         alone = [await encoder.embed(one) for one in pixels]
         inferences, executions = counts(triton)
@@ -334,12 +334,48 @@ class TestInference:
             np.testing.assert_allclose(one, other, atol=1e-5)
 
     async def test_what_takes_long_is_not_merged(self, triton, connection, monkeypatch):
-        encoder = TritonEncoder(connection, TINY_REC, "", most_calls=1)
+        encoder = TritonEncoder(connection, TINY_REC, "")
         await encoder.embed(pixels_for(TINY_REC, 1))  # tells how long it takes
         monkeypatch.setattr("shitu_server.triton._MERGED_S", 1e-9)
         inferences, executions = counts(triton)
         await asyncio.gather(*(encoder.embed(pixels_for(TINY_REC, 2, seed)) for seed in range(4)))
         assert counts(triton) == (inferences + 8, executions + 4)
+
+    @pytest.mark.parametrize(("long_item_s", "most_at_once"), [(1e-9, 1), (60, 2)])
+    async def test_models_whose_items_take_long_take_turns(self, connection, monkeypatch, long_item_s, most_at_once):
+        monkeypatch.setattr("shitu_server.triton._LONG_ITEM_S", long_item_s)
+        limits, infer, running, seen = CallLimits(1), connection.infer, 0, []
+
+        async def watched(*args: object) -> dict[str, np.ndarray]:
+            nonlocal running
+            running += 1
+            seen.append(running)
+            try:
+                return await infer(*args)
+            finally:
+                running -= 1
+
+        monkeypatch.setattr(connection, "infer", watched)
+        detector = TritonDetector(connection, TINY_DET, limits=limits)
+        encoder = TritonEncoder(connection, TINY_REC, "", limits=limits)
+        await detector.detect(pixels_for(TINY_DET, 1))  # each tells how long it takes
+        await encoder.embed(pixels_for(TINY_REC, 1))
+        for _ in range(5):
+            embedding = asyncio.create_task(encoder.embed(pixels_for(TINY_REC, 2)))
+            await asyncio.gather(detector.detect(pixels_for(TINY_DET, 1)), embedding)
+        assert max(seen) == most_at_once
+
+    async def test_who_no_longer_waits_for_a_turn_takes_none(self, connection, monkeypatch):
+        monkeypatch.setattr("shitu_server.triton._LONG_ITEM_S", 0)
+        limits = CallLimits(1)
+        encoder = TritonEncoder(connection, TINY_REC, "", limits=limits)
+        await encoder.embed(pixels_for(TINY_REC, 1))
+        async with limits.turns:
+            pace_s = encoder._calls._item_pace.mean_s
+            with pytest.raises(DeadlineExceededError):
+                await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.05)
+        assert encoder._calls._item_pace.mean_s == pace_s, "the model was not to blame"
+        assert (await encoder.embed(pixels_for(TINY_REC, 1))).shape == (1, 8)
 
     @pytest.mark.parametrize("merged_by", ["Triton", "gateway"])
     async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog, merged_by):
