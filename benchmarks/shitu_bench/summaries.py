@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+_QUARTILES: Final = (0.25, 0.5, 0.75)
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -20,6 +20,11 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def spread_of(values: Sequence[float]) -> dict[str, float]:
-    """Return the median of repeated measurements, and as their noise the quartiles (inclusive) and how many there were."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    """Return the median of repeated measurements, and as their noise the quartiles (linear between values) and how many there were."""
+    low, median, high = (float(value) for value in np.quantile(np.asarray(values, dtype=np.float64), _QUARTILES))
     return {"median": median, "low": low, "high": high, "count": len(values)}
+
+
+def shown(spread: Mapping[str, float], digits: int) -> str:
+    """Return a spread for people: the median, and the quartiles in brackets."""
+    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

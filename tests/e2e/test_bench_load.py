@@ -181,17 +181,21 @@ def test_overload_measures_every_level(tmp_path):
     results = results_of(
         tmp_path / "overload.json",
         *("overload", "--duration", "1.5", "--warm-up", "0", "--concurrency", "8", "--deadline", "5", *OWN),
+        *("--rounds", "2"),
     )
-    assert [level["factor"] for level in results["levels"]] == [0.5, 0.8, 1.0, 2.0, 5.0]
-    most = results["levels"][-1]
+    levels = [one["levels"] for one in results["rounds"]]
+    assert [[level["factor"] for level in of_one] for of_one in levels] == [[0.5, 0.8, 1.0, 2.0, 5.0]] * 2
+    most = levels[1][-1]
     assert most["refused_share"] > 0.2
     assert most["goodput_per_s"] > 0
     assert most["adjusted_goodput_of_peak"] >= most["goodput_of_peak"]
     assert most["retry_hints_ms"]["min"] > 0
-    assert [level["p99_by_that_at_1x"] for level in results["levels"] if level["factor"] == 1] == [1.0]
+    assert levels[0][2]["p99_by_that_at_1x"] == 1
+    assert results["summary"]["levels"][-1]["goodput_of_peak"]["count"] == 2
     assert 0 < results["gateway_cpu_ms_per_refusal"] < 20
-    (queue,) = results["queue"]
-    assert queue["predicted_ms"]["p99"] >= queue["service_ms"]
+    (queue,) = results["rounds"][0]["queue"]
+    for compared in (queue["of_the_peak"], queue["of_the_level"]):
+        assert compared["predicted_ms"]["p99"] >= compared["service_ms"]
     expiry = results["expiry"]
     assert expiry["detector_items"] >= expiry["codes"].get("OK", 0)
     assert sum(expiry["codes"].values()) == expiry["due_count"]

@@ -253,7 +253,7 @@ def measurement(
 def test_goodput_is_adjusted_for_the_cpu_of_refusals_and_of_more_load():
     peak = measurement(1000, 0)
     refusing = measurement(100, 900, gateway_s=1.0)
-    refusal_s = overload_figures.gateway_cpu_per_refusal_s(peak, refusing)
+    refusal_s = overload_figures.gateway_cpu_per_refusal_s([peak], refusing)
     assert refusal_s == pytest.approx((1.0 - 100 * 0.001) / 900)
     level = overload_figures.Level(2.0, measurement(900, 1000, client_s=0.4))
     figures = overload_figures.level_figures(level, peak, refusal_s)
@@ -269,12 +269,38 @@ def test_goodput_is_adjusted_for_the_cpu_of_refusals_and_of_more_load():
 def test_a_level_is_compared_with_as_many_servers_as_work_at_a_time():
     unloaded = measurement(500, 0)  # 50/s: 20 ms
     peak = measurement(1000, 0)  # 100/s, so two at a time
-    figures = overload_figures.queue_figures(overload_figures.Level(0.8, measurement(800, 0)), unloaded, peak, 5)
-    assert (figures["servers"], figures["service_ms"], figures["unloaded_latency_ms"]) == (2, 20.0, 20.0)
-    assert figures["predicted_ms"]["p99"] == pytest.approx(1000 * predicted(80, 0.02, 2, 5).p99_s, abs=0.01)
-    assert figures["p99_by_predicted"] == pytest.approx(
-        figures["measured_ms"]["p99"] / figures["predicted_ms"]["p99"], rel=1e-3
-    )
+    servers = overload_figures.servers_of(unloaded, [peak])
+    assert servers == 2
+    level = overload_figures.Level(0.8, measurement(800, 0))
+    figures = overload_figures.queue_figures(level, unloaded, peak, servers, 5)
+    assert (figures["arrivals_per_s"], figures["unloaded_latency_ms"]) == (80.0, 20.0)
+    # Each run took 4.1 s of CPU: at the level for fewer answers, so that each was dearer there.
+    for name, service_s in (("of_the_peak", 0.02), ("of_the_level", 0.025)):
+        compared = figures[name]
+        assert compared["service_ms"] == pytest.approx(1000 * service_s)
+        expected_ms = 1000 * predicted(min(80, 0.99 * 2 / service_s), service_s, 2, 5).p99_s
+        assert compared["predicted_ms"]["p99"] == pytest.approx(expected_ms, abs=0.01)
+        assert compared["p99_by_predicted"] == pytest.approx(figures["measured_ms"]["p99"] / expected_ms, rel=1e-3)
+
+
+def test_rounds_are_summed_up():
+    def round_of(ok: int, refused: int) -> overload_figures.Round:
+        levels = [overload_figures.Level(factor, measurement(ok, refused)) for factor in (0.8, 1.0)]
+        return overload_figures.Round(measurement(1000, 0), tuple(levels))
+
+    rounds = [
+        overload_figures.round_figures(one, measurement(500, 0), 0.0, 2, 5)
+        for one in (round_of(800, 0), round_of(700, 100), round_of(600, 300))
+    ]
+    summary = overload_figures.summary_figures(rounds)
+    assert summary["peak"]["goodput_per_s"] == {"median": 100, "low": 100, "high": 100, "count": 3}
+    level = summary["levels"][1]
+    assert level["factor"] == 1.0
+    assert level["goodput_of_peak"] == {"median": 0.7, "low": 0.65, "high": 0.75, "count": 3}
+    assert level["refusal_p50_ms"] == {"median": 2, "low": 2, "high": 2, "count": 2}, "of the rounds that have some"
+    (queue,) = summary["queue"]
+    assert queue["of_the_peak.service_ms"]["median"] == 20
+    assert overload_figures.summary_figures([rounds[0]])["levels"][0]["hint_p10_ms"] is None
 
 
 def test_what_models_ran_for_nothing_is_counted():
@@ -369,14 +395,17 @@ def test_zero_models_answer_each_picture_of_a_batch(tmp_path):
 def results_for_plots() -> dict[str, dict]:
     run = measurement(1000, 10).described()
     runs = [{**run, "offered_rate_per_s": rate} for rate in (20.0, 10.0)]
-    peak = measurement(1000, 0)
-    levels = [
-        overload_figures.level_figures(overload_figures.Level(factor, measurement(900, 100)), peak, 0.001)
-        for factor in (0.5, 5.0)
-    ]
+    levels = tuple(overload_figures.Level(factor, measurement(900, 100)) for factor in (0.5, 5.0))
+    overload = overload_figures.round_figures(
+        overload_figures.Round(measurement(1000, 0), levels), measurement(500, 0), 0.001, 2, 5
+    )
     samples = [sample(number, 100 * MIB) for number in range(10)]
     soak = {"samples": kept_samples(samples), "verdict": growth_figures(samples, 0), "load_of_peak": 0.8}
-    return {"load": {"runs": runs}, "overload": {"levels": levels, "peak": peak.described()}, "soak": soak}
+    return {
+        "load": {"runs": runs},
+        "overload": {"summary": overload_figures.summary_figures([overload])},
+        "soak": soak,
+    }
 
 
 @pytest.mark.parametrize("name", list(plots.PLOTS))

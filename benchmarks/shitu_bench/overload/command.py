@@ -11,12 +11,14 @@ from rich.table import Table
 
 from shitu_bench.load import command_options as options
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
+from shitu_bench.summaries import shown
 
 
 def overload(
     *,
     duration: Annotated[float, typer.Option(min=0.5, max=3600, help="Of each run that counts, seconds.")] = 20.0,
     warm_up: Annotated[float, typer.Option(min=0, max=600, help="Before each, seconds.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the peak and all loads.")] = 3,
     concurrency: Annotated[
         int, typer.Option(min=1, max=4096, help="Callers at the peak, fewer than are refused.")
     ] = 24,
@@ -47,59 +49,56 @@ def overload(
     plan = LoadPlan(duration, warm_up, None, concurrency, processes, connections, deadline, seed=seed)
     console = Console(stderr=True)
     with options.ending_in_order(console):
-        results = overload_results(server, drawn, OverloadOptions(plan), console)
+        results = overload_results(server, drawn, OverloadOptions(plan, rounds), console)
         for table in (_levels(results), _rest(results)):
             Console().print(table)
         options.keep(results, out)
 
 
 def _levels(results: Mapping[str, Any]) -> Table:
-    peak = results["peak"]
-    others = sum(count for code, count in peak["codes"].items() if code != "OK")
+    peak = results["summary"]["peak"]
+    others = sum(_other_answers(one["peak"]) for one in results["rounds"])
     warning = f"; [red]{others} other answers: too many callers[/]" if others else ""
     table = Table(
-        title=f"Peak {peak['goodput_per_s']:.1f} requests/s, p99 {_ms(peak, 'latency_ms', 'p99')} ms{warning}"
+        title=f"Peak {_shown(peak['goodput_per_s'], 1)} requests/s, p99 {_shown(peak['p99_ms'], 1)} ms{warning}; medians (quartiles)"
     )
-    for column in (
-        "load",
-        "goodput",
-        "adjusted",
-        "refused",
-        "p50, ms",
-        "p99, ms",
-        "refusal, p50 / p99, ms",
-        "hints, ms",
-    ):
+    for column in ("load", "goodput", "adjusted", "refused", "p99, ms", "by that at 1 x", "refusal, ms", "hints, ms"):
         table.add_column(column, justify="right")
-    for level in results["levels"]:
-        hints, adjusted = level["retry_hints_ms"], level["adjusted_goodput_of_peak"]
+    for level in results["summary"]["levels"]:
         table.add_row(
             f"{level['factor']:g} x",
-            f"{level['goodput_of_peak']:.3f}",
-            "-" if adjusted is None else f"{adjusted:.3f}",
-            f"{level['refused_share']:.1%}",
-            _ms(level, "latency_ms", "p50"),
-            _ms(level, "latency_ms", "p99"),
-            f"{_ms(level, 'refusal_latency_ms', 'p50')} / {_ms(level, 'refusal_latency_ms', 'p99')}",
-            f"{hints['p10']:.0f} to {hints['p90']:.0f}" if hints else "-",
+            _shown(level["goodput_of_peak"], 3),
+            _shown(level["adjusted_goodput_of_peak"], 3),
+            f"{level['refused_share']['median']:.1%}",
+            _shown(level["p99_ms"], 0),
+            _shown(level["p99_by_that_at_1x"], 2),
+            _shown(level["refusal_p50_ms"], 1),
+            f"{level['hint_p10_ms']['median']:.0f} to {level['hint_p90_ms']['median']:.0f}"
+            if level["hint_p10_ms"]
+            else "-",
         )
     return table
 
 
-def _ms(figures: Mapping[str, Any], name: str, quantile: str) -> str:
-    value = figures[name].get(quantile)
-    return "-" if value is None else f"{value:.1f}"
+def _other_answers(figures: Mapping[str, Any]) -> int:
+    return sum(count for code, count in figures["codes"].items() if code != "OK")
+
+
+def _shown(spread: Mapping[str, float] | None, digits: int) -> str:
+    return shown(spread, digits) if spread else "-"
 
 
 def _rest(results: Mapping[str, Any]) -> Table:
     expiry = results["expiry"]
     table = Table(show_header=False)
     table.add_row("gateway CPU for a refusal, ms", f"{results['gateway_cpu_ms_per_refusal']:.3f}")
-    for queue in results["queue"]:
-        table.add_row(
-            f"p99 at {queue['factor']:g} x by that of M/D/{queue['servers']}",
-            f"{queue['measured_ms']['p99']:.1f} / {queue['predicted_ms']['p99']:.1f} ms = {queue['p99_by_predicted']:.3f}",
-        )
+    for queue in results["summary"]["queue"]:
+        for name, service in (("of_the_peak", "the peak"), ("of_the_level", "this load")):
+            table.add_row(
+                f"p99 at {queue['factor']:g} x by that of M/D/c, service time of {service}",
+                f"{_shown(queue['measured_ms.p99'], 0)} / {_shown(queue[f'{name}.predicted_ms.p99'], 0)} ms = "
+                f"{_shown(queue[f'{name}.p99_by_predicted'], 2)}",
+            )
     table.add_row(
         f"deadline {1000 * expiry['deadline_s']:.0f} ms at 2 x",
         f"{expiry['codes'].get('OK', 0)} answered, {expiry['expired_count']} expired; the detector ran {expiry['detector_items']} "

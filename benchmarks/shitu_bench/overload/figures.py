@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
 
 from shitu_bench.load.measurements import Measurement, available_cores, rounded
-from shitu_bench.overload.queueing import predicted
+from shitu_bench.overload.queueing import MOST_UTILISATION, QueuePrediction, predicted
+from shitu_bench.summaries import spread_of
 
+QUEUE_FACTOR: Final = 0.8
+"""Of the peak: the load that is compared with queueing theory."""
 _HINT_SHARES: Final = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+_PEAK_SUMMARY: Final = {"goodput_per_s": ("goodput_per_s",), "p99_ms": ("latency_ms", "p99")}
+_LEVEL_SUMMARY: Final = {
+    **_PEAK_SUMMARY,
+    "p50_ms": ("latency_ms", "p50"),
+    "p99_by_that_at_1x": ("p99_by_that_at_1x",),
+    "goodput_of_peak": ("goodput_of_peak",),
+    "adjusted_goodput_of_peak": ("adjusted_goodput_of_peak",),
+    "refused_share": ("refused_share",),
+    "refusal_p50_ms": ("refusal_latency_ms", "p50"),
+    "refusal_p99_ms": ("refusal_latency_ms", "p99"),
+    "hint_p10_ms": ("retry_hints_ms", "p10"),
+    "hint_p90_ms": ("retry_hints_ms", "p90"),
+    "client_cpu_share": ("client_cpu_share",),
+}
+_QUEUE_SUMMARY: Final = {
+    name: tuple(name.split("."))
+    for name in (
+        "measured_ms.p50",
+        "measured_ms.p99",
+        *(
+            f"{service}.{figure}"
+            for service in ("of_the_peak", "of_the_level")
+            for figure in ("service_ms", "predicted_ms.p50", "predicted_ms.p99", "p99_by_predicted")
+        ),
+    )
+}
+"""Where what is summed up over rounds lies in the figures of each."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +51,14 @@ class Level:
 
     factor: float
     measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Round:
+    """The peak, and loads that are multiples of it, in the order of these."""
+
+    peak: Measurement
+    levels: tuple[Level, ...]
 
 
 @dataclass(frozen=True)
@@ -33,15 +72,37 @@ class Expiry:
     """Crops that the encoder ran."""
 
 
-def gateway_cpu_per_refusal_s(peak: Measurement, refusing: Measurement) -> float:
+def gateway_cpu_per_refusal_s(peaks: Sequence[Measurement], refusing: Measurement) -> float:
     """Return what a refusal costs the gateways.
 
     Args:
-        peak: of a run without refusals, for what an answer costs them.
+        peaks: runs without refusals, for what an answer costs them.
         refusing: of a server that admits one picture at a time, so that nearly all is refused.
     """
-    answers_s = refusing.ok_count * peak.gateway_cpu_s / max(peak.ok_count, 1)
+    answers_s = refusing.ok_count * median(peak.gateway_cpu_s / max(peak.ok_count, 1) for peak in peaks)
     return max(0.0, refusing.gateway_cpu_s - answers_s) / max(refusing.refused_count, 1)
+
+
+def round_figures(one: Round, unloaded: Measurement, refusal_s: float, servers: int, seed: int) -> dict[str, Any]:
+    """Return the figures of a round: `servers` as `servers_of` says."""
+    return {
+        "peak": _run_figures(one.peak),
+        "levels": _compared_with_peak_load([level_figures(level, one.peak, refusal_s) for level in one.levels]),
+        "queue": [
+            queue_figures(level, unloaded, one.peak, servers, seed)
+            for level in one.levels
+            if level.factor == QUEUE_FACTOR
+        ],
+    }
+
+
+def summary_figures(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what rounds say together: of each figure the median, and the quartiles as noise."""
+    return {
+        "peak": _summary([one["peak"] for one in rounds], _PEAK_SUMMARY),
+        "levels": _summaries([one["levels"] for one in rounds], _LEVEL_SUMMARY),
+        "queue": _summaries([one["queue"] for one in rounds], _QUEUE_SUMMARY),
+    }
 
 
 def level_figures(level: Level, peak: Measurement, refusal_s: float) -> dict[str, Any]:
@@ -65,11 +126,20 @@ def level_figures(level: Level, peak: Measurement, refusal_s: float) -> dict[str
         "generator_extra_cpu_share": round(generator_s / (available_cores() * duration_s), 4),
         "p99_by_p50": round(measurement.latency_ms("p99") / measurement.latency_ms("p50"), 3) if goodput else None,
         "retry_hints_ms": _hints(measurement),
-        **measurement.described(),
+        **_run_figures(measurement),
     }
 
 
-def compared_with_peak_load(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def servers_of(unloaded: Measurement, peaks: Sequence[Measurement]) -> int:
+    """Return as how many servers of queueing theory a server counts: of as many pictures as are worked on at a time.
+
+    That is peak * S, with the unloaded latency S.
+    """
+    unloaded_s = 1 / unloaded.outcome.rate_per_s
+    return max(1, round(median(peak.outcome.rate_per_s for peak in peaks) * unloaded_s))
+
+
+def _compared_with_peak_load(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the figures of levels, each with its p99 by that of the level at the peak itself."""
     at_peak = next((level["latency_ms"].get("p99") for level in levels if level["factor"] == 1), None)
     p99s_ms = [level["latency_ms"].get("p99") for level in levels]
@@ -79,27 +149,47 @@ def compared_with_peak_load(levels: Sequence[dict[str, Any]]) -> list[dict[str, 
     ]
 
 
-def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, seed: int) -> dict[str, Any]:
+def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, servers: int, seed: int) -> dict[str, Any]:
     """Return what M/D/c predicts for a level below the peak, and what was measured.
 
-    As many servers as requests are worked on at a time, c = peak * S with the unloaded latency S; D, so that they are busy at the
-    peak, is c / peak.
+    D, so that c servers are busy at the peak, is c / peak. That is the time of a picture when many share a call; fewer do below the
+    peak, and each takes more CPU time, the generator's included. D of the level is longer in that ratio.
     """
-    peak_per_s = peak.outcome.rate_per_s
-    unloaded_s = 1 / unloaded.outcome.rate_per_s
-    servers = max(1, round(peak_per_s * unloaded_s))
-    service_s = servers / peak_per_s
-    queue = predicted(level.factor * peak_per_s, service_s, servers, seed)
-    p50_ms, p99_ms = level.measurement.latency_ms("p50"), level.measurement.latency_ms("p99")
+    measurement = level.measurement
+    arrivals_per_s = measurement.outcome.due_count / measurement.plan.duration_s
+    service_s = servers / peak.outcome.rate_per_s
+    dearer = _cpu_s_per_answer(measurement) / _cpu_s_per_answer(peak)
+    p50_ms, p99_ms = measurement.latency_ms("p50"), measurement.latency_ms("p99")
+
+    def compared(service_s: float) -> dict[str, Any]:
+        queue = _queue(arrivals_per_s, service_s, servers, seed)
+        return {
+            "service_ms": round(1000 * service_s, 3),
+            "utilisation": round(queue.utilisation, 4),
+            "predicted_ms": rounded(
+                {"mean": 1000 * queue.mean_s, "p50": 1000 * queue.p50_s, "p99": 1000 * queue.p99_s}
+            ),
+            "p99_by_predicted": round(p99_ms / 1000 / queue.p99_s, 4),
+        }
+
     return {
         "factor": level.factor,
         "servers": servers,
-        **rounded({"service_ms": 1000 * service_s, "unloaded_latency_ms": 1000 * unloaded_s}),
-        "predicted_ms": rounded({"mean": 1000 * queue.mean_s, "p50": 1000 * queue.p50_s, "p99": 1000 * queue.p99_s}),
+        "arrivals_per_s": round(arrivals_per_s, 3),
+        "unloaded_latency_ms": round(1000 / unloaded.outcome.rate_per_s, 3),
         "measured_ms": rounded({"p50": p50_ms, "p99": p99_ms}),
-        "p50_by_predicted": round(p50_ms / 1000 / queue.p50_s, 4),
-        "p99_by_predicted": round(p99_ms / 1000 / queue.p99_s, 4),
+        "of_the_peak": compared(service_s),
+        "of_the_level": compared(service_s * dearer),
     }
+
+
+def _queue(arrivals_per_s: float, service_s: float, servers: int, seed: int) -> QueuePrediction:
+    """Return the prediction; where more arrives than can be predicted, that of the most, which is shorter."""
+    return predicted(min(arrivals_per_s, MOST_UTILISATION * servers / service_s), service_s, servers, seed)
+
+
+def _cpu_s_per_answer(measurement: Measurement) -> float:
+    return (sum(measurement.cpu_s.values()) + measurement.outcome.client_cpu_s) / max(measurement.ok_count, 1)
 
 
 def expiry_figures(expiry: Expiry) -> dict[str, Any]:
@@ -119,6 +209,30 @@ def expiry_figures(expiry: Expiry) -> dict[str, Any]:
         "expired_that_were_detected_share": round(pictures / expired, 4) if expired else 0.0,
         "encoder_items_without_answer_share": round(crops / expiry.encoder_items, 4) if expiry.encoder_items else 0.0,
     }
+
+
+def _run_figures(measurement: Measurement) -> dict[str, Any]:
+    return {name: value for name, value in measurement.described().items() if name != "latency_curve_ms"}
+
+
+def _summaries(
+    rounds: Sequence[Sequence[Mapping[str, Any]]], places: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    return [{"factor": of_one[0]["factor"], **_summary(of_one, places)} for of_one in zip(*rounds, strict=True)]
+
+
+def _summary(rounds: Sequence[Mapping[str, Any]], places: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the spread of each figure over the rounds that have it, None where none has."""
+    found = {name: [_at(figures, place) for figures in rounds] for name, place in places.items()}
+    there = {name: [value for value in values if value is not None] for name, values in found.items()}
+    return {name: rounded(spread_of(values), 4) if values else None for name, values in there.items()}
+
+
+def _at(figures: Mapping[str, Any], place: Sequence[str]) -> float | None:
+    value: Any = figures
+    for name in place:
+        value = value.get(name) if value is not None else None
+    return value
 
 
 def _hints(measurement: Measurement) -> dict[str, float]:

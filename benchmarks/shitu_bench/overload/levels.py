@@ -1,5 +1,8 @@
 """A server under less and more than it can do: the peak by callers that wait, then Poisson arrivals at multiples of it.
 
+A machine is not equally fast all the time, so that this is done in several rounds: each has a peak of its own, and every second goes
+through the levels from the top.
+
 What refusals cost is measured on a second server, which admits one picture at a time: the load of the highest level is sent there,
 nearly all of it is refused, and what the few answers cost, by their cost at the peak, is taken off. A regression over the levels
 would call it a cost of refusals when answers become dearer under load.
@@ -21,20 +24,21 @@ from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.runs import PACKAGES, watched
 from shitu_bench.load.targets import started_target
 from shitu_bench.overload.figures import (
+    QUEUE_FACTOR,
     Expiry,
     Level,
-    compared_with_peak_load,
+    Round,
     expiry_figures,
     gateway_cpu_per_refusal_s,
-    level_figures,
-    queue_figures,
+    round_figures,
+    servers_of,
+    summary_figures,
 )
 from shitu_bench.records import record
 from shitu_bench.serving.batches import Executions
 from shitu_bench.serving.server import ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions
 
-QUEUE_FACTOR: Final = 0.8
 _EXPIRY_FACTOR: Final = 2.0
 _REST_S: Final = 1.0
 """After a run, for what the models still run."""
@@ -46,8 +50,9 @@ class OverloadOptions:
 
     plan: LoadPlan
     """Of every run, save rate and concurrency; the concurrency is that of the peak."""
+    rounds: int = 3
     factors: tuple[float, ...] = (0.5, QUEUE_FACTOR, 1.0, 2.0, 5.0)
-    """Of the peak."""
+    """Of the peak, ascending."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,7 @@ class Overload:
 
     unloaded: Measurement
     """One caller."""
-    peak: Measurement
-    levels: tuple[Level, ...]
+    rounds: tuple[Round, ...]
     expiry: Expiry
     refusing: Measurement
     """Of the server that refuses nearly all."""
@@ -72,16 +76,17 @@ def overload_results(
         BenchError: a server does not start, or not a single request was answered at the peak.
     """
     measured = _measured(server, workload, options, console)
-    peak, refusal_s = measured.peak, gateway_cpu_per_refusal_s(measured.peak, measured.refusing)
-    below = [level for level in measured.levels if level.factor == QUEUE_FACTOR]
+    peaks = [one.peak for one in measured.rounds]
+    refusal_s = gateway_cpu_per_refusal_s(peaks, measured.refusing)
+    servers = servers_of(measured.unloaded, peaks)
+    rounds = [round_figures(one, measured.unloaded, refusal_s, servers, workload.seed) for one in measured.rounds]
     figures = {
         "server": server.described(),
         "workload": workload.described(),
         "unloaded": measured.unloaded.described(),
-        "peak": peak.described(),
         "gateway_cpu_ms_per_refusal": round(1000 * refusal_s, 4),
-        "levels": compared_with_peak_load([level_figures(level, peak, refusal_s) for level in measured.levels]),
-        "queue": [queue_figures(level, measured.unloaded, peak, workload.seed) for level in below],
+        "summary": summary_figures(rounds),
+        "rounds": rounds,
         "expiry": expiry_figures(measured.expiry),
         "refusing": measured.refusing.described(),
     }
@@ -92,22 +97,30 @@ def _measured(server: ServerOptions, workload: WorkloadOptions, options: Overloa
     plan = options.plan
     with started_target(server, workload, console) as target:
         unloaded = watched(target, replace(plan, concurrency=1, processes=1), console, "unloaded")
-        peak = watched(target, plan, console, "peak")
-        most_per_s = peak.outcome.rate_per_s
-        if not most_per_s:
-            raise BenchError(f"no request was answered at the peak: {dict(peak.outcome.codes)}")
-        levels = tuple(_level(target, plan, factor, most_per_s, console) for factor in options.factors)
-        expiry = _expiry(target, server, _opened(plan, _EXPIRY_FACTOR * most_per_s), levels, console)
+        rounds = tuple(_round(target, options, number, console) for number in range(options.rounds))
+        most_per_s = rounds[-1].peak.outcome.rate_per_s
+        expiry = _expiry(target, server, _opened(plan, _EXPIRY_FACTOR * most_per_s), rounds[-1].levels, console)
     refusing = _refusing(server, workload, _opened(plan, max(options.factors) * most_per_s), console)
-    return Overload(unloaded, peak, levels, expiry, refusing)
+    return Overload(unloaded, rounds, expiry, refusing)
+
+
+def _round(target: Target, options: OverloadOptions, number: int, console: Console) -> Round:
+    plan, title = replace(options.plan, seed=options.plan.seed + number), f"round {number + 1} of {options.rounds}, "
+    peak = watched(target, plan, console, f"{title}peak")
+    if not peak.outcome.rate_per_s:
+        raise BenchError(f"no request was answered at the peak: {dict(peak.outcome.codes)}")
+    factors = options.factors[::-1] if number % 2 else options.factors
+    levels = [_level(target, plan, factor, peak.outcome.rate_per_s, console, title) for factor in factors]
+    return Round(peak, tuple(sorted(levels, key=lambda level: level.factor)))
 
 
 def _opened(plan: LoadPlan, rate_per_s: float) -> LoadPlan:
     return replace(plan, rate_per_s=rate_per_s)
 
 
-def _level(target: Target, plan: LoadPlan, factor: float, peak_per_s: float, console: Console) -> Level:
-    return Level(factor, watched(target, _opened(plan, factor * peak_per_s), console, f"{factor:g} times the peak"))
+def _level(target: Target, plan: LoadPlan, factor: float, peak_per_s: float, console: Console, title: str) -> Level:
+    plan = _opened(plan, factor * peak_per_s)
+    return Level(factor, watched(target, plan, console, f"{title}{factor:g} times the peak"))
 
 
 def _expiry(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from shitu_bench.errors import BenchError
 
 _CUSTOMERS: Final = 2_000_000
-_MOST_UTILISATION: Final = 0.99
+MOST_UTILISATION: Final = 0.99
 """Nearer to 1 so many customers say little of the mean."""
+_ROUNDING: Final = 1e-9
 _WARM_UP_SHARE: Final = 0.05
 """Of customers, who come while the queue is still shorter than it will be."""
 
@@ -46,9 +47,9 @@ def predicted(arrivals_per_s: float, service_s: float, servers: int, seed: int) 
         BenchError: more arrives than the servers can do, or all but that.
     """
     utilisation = arrivals_per_s * service_s / servers
-    if not 0 < utilisation <= _MOST_UTILISATION or servers < 1:
+    if not 0 < utilisation <= MOST_UTILISATION + _ROUNDING or servers < 1:
         raise BenchError(
-            f"expected a utilisation over 0 and at most {_MOST_UTILISATION}, got {utilisation:.3f} of {servers} servers"
+            f"expected a utilisation over 0 and at most {MOST_UTILISATION}, got {utilisation:.3f} of {servers} servers"
         )
     times_s = waiting_times(arrivals_per_s, service_s, servers, seed) + service_s
     return QueuePrediction(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from shitu_bench.errors import BenchError
 from shitu_bench.load import command_options as options
+from shitu_bench.summaries import shown
 from shitu_models.specs import PP_SHITUV2_REC, PP_SHITUV2_REC_CLIP_VIT_BASE
 
 _PEER_PYTHON: Final = Path(__file__).resolve().parents[3] / ".venv-peer" / "bin" / "python"
@@ -102,8 +103,7 @@ def _factor_cells(factors: Mapping[str, Mapping[str, float]] | None) -> tuple[st
     """Of a rival: how many times as fast we are, with quartiles, and how many times as low our p99 is."""
     if not factors:
         return ("", "")
-    throughput = factors["throughput"]
     return (
-        f"{throughput['median']:.2f} ({throughput['low']:.2f}-{throughput['high']:.2f})",
+        shown(factors["throughput"], 2),
         f"{factors['p99']['median']:.2f}",
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shitu_bench.reports.model_tables import ceiling_table, commit_of, latency_table, quality_table
 from shitu_bench.reports.serving_tables import load_table, overload_table, peers_table, scaling_table, soak_table
+from shitu_bench.summaries import shown
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 BATCHES: Final = (1, 8)
@@ -102,11 +103,11 @@ def _search_row(size: int, kind: str, figures: dict[str, Any]) -> str:
         kind,
         f"{figures['recall']['at_1']:.4f} / {figures['recall']['at_10']:.4f}",
         _qps(many["ours"]["median"]),
-        _ratio(many["ours_by_faiss"]),
+        shown(many["ours_by_faiss"], 2),
         _qps(many["side_by_side"]["median"]),
-        _ratio(many["side_by_side_by_faiss"]),
+        shown(many["side_by_side_by_faiss"], 2),
         _qps(many["callers"]["median"]),
-        _ratio(many["callers_by_faiss"]),
+        shown(many["callers_by_faiss"], 2),
         _qps(many["faiss"]["median"]),
         _qps(many["numpy"]["median"]),
         _qps(one["ours"]["median"]),
@@ -116,10 +117,6 @@ def _search_row(size: int, kind: str, figures: dict[str, Any]) -> str:
         f"{figures['memory_bytes'] / 1e9:.2f} GB",
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _ratio(figure: dict[str, float]) -> str:
-    return f"{figure['median']:.2f} ({figure['low']:.2f}-{figure['high']:.2f})"
 
 
 def _qps(rate: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shitu_bench.models.published import T4_PEAK_FLOPS
+from shitu_bench.summaries import shown
 
 _FEW_DIGITS_FROM: Final = 10
 _COMMIT_DIGITS: Final = 10
@@ -87,7 +88,7 @@ def _ceiling_row(figures: Mapping[str, Any]) -> str:
         str(figures["ratio"]["count"]),
         spread(figures["rate_per_s"]),
         spread(figures["ceiling_per_s"]),
-        f"**{figures['ratio']['median']:.3f}** ({figures['ratio']['low']:.3f}-{figures['ratio']['high']:.3f})",
+        shown(figures["ratio"], 3),
         f"{figures['generator_cpu_share']['median']:.1%}",
         f"{figures['ratio_without_generator']['median']:.3f}",
         " / ".join(f"{size:.1f}" for size in last["mean_batch"].values()),
@@ -98,14 +99,13 @@ def _ceiling_row(figures: Mapping[str, Any]) -> str:
 def _alone_rows(figures: Mapping[str, Any]) -> list[str]:
     rows = []
     for model, one in figures["triton_alone"]["models"].items():
-        ratio = one["ratio"]
         cells = (
             model,
             str(one["request_batch"]),
             f"{one['mean_batch']['median']:.1f}",
             spread(one["rate_per_s"]),
             spread(one["ceiling_per_s"]),
-            f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})",
+            shown(one["ratio"], 3),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return rows

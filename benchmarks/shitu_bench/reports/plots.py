@@ -94,13 +94,13 @@ def draw_load_distribution(figure: Figure, results: Mapping[str, Any]) -> None:
 def draw_overload(figure: Figure, results: Mapping[str, Any]) -> None:
     """Goodput and latency by how much is asked of the server."""
     left, right = figure.subplots(1, 2)
-    levels, peak = results["levels"], results["peak"]["goodput_per_s"]
+    summary = results["summary"]
+    levels, peak = summary["levels"], summary["peak"]["goodput_per_s"]["median"]
     factors = [level["factor"] for level in levels]
     left.plot([0, 1, factors[-1]], [0, peak, peak], "--", color=_GREY, linewidth=1.2, label="the peak, no more")
-    adjusted = [level["adjusted_goodput_of_peak"] for level in levels]
-    scaled = [float("nan") if share is None else share * peak for share in adjusted]
+    scaled = [share * peak for share in _medians(levels, "adjusted_goodput_of_peak")]
     left.plot(factors, scaled, "o:", color=_COLOURS[5], label="answered, had load and refusals cost nothing")
-    left.plot(factors, [level["goodput_per_s"] for level in levels], "o-", color=_COLOURS[0], label="answered")
+    left.plot(factors, _medians(levels, "goodput_per_s"), "o-", color=_COLOURS[0], label="answered")
     left.set_ylim(bottom=0)
     left.set_ylabel("OK answers/s")
     left.set_title("Goodput")
@@ -113,18 +113,21 @@ def draw_overload(figure: Figure, results: Mapping[str, Any]) -> None:
 
 def _latency_lines(axes: Axes, factors: Sequence[float], levels: Sequence[Mapping[str, Any]]) -> None:
     lines = (
-        ("p99 of answers", "latency_ms", "p99", _QUANTILE_COLOURS["p99"]),
-        ("p50 of answers", "latency_ms", "p50", _QUANTILE_COLOURS["p50"]),
-        ("p50 of refusals", "refusal_latency_ms", "p50", _COLOURS[3]),
+        ("p99 of answers", "p99_ms", _QUANTILE_COLOURS["p99"]),
+        ("p50 of answers", "p50_ms", _QUANTILE_COLOURS["p50"]),
+        ("p50 of refusals", "refusal_p50_ms", _COLOURS[3]),
     )
-    for label, kind, quantile, colour in lines:
-        values = [level[kind].get(quantile, float("nan")) for level in levels]
-        axes.plot(factors, values, "o-", color=colour, label=label)
+    for label, name, colour in lines:
+        axes.plot(factors, _medians(levels, name), "o-", color=colour, label=label)
     axes.set_yscale("log")
     _plain_numbers(axes)
     axes.set_ylabel("latency, ms")
     axes.set_title("Latency")
     axes.legend(loc="best")
+
+
+def _medians(levels: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [level[name]["median"] if level[name] else float("nan") for level in levels]
 
 
 def draw_soak(figure: Figure, results: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
-from shitu_bench.summaries import QUANTILES
+from shitu_bench.summaries import QUANTILES, shown
 
 _MIB: Final = 1 << 20
 _HELD: Final = ("uss_bytes", "descriptor_count", "thread_count")
@@ -57,23 +57,25 @@ def _milliseconds(stage: Mapping[str, float]) -> str:
 
 def overload_table(results: Mapping[str, Any]) -> str:
     """Return goodput, refusals and latencies by offered load, and latency beside queueing theory."""
-    peak, expiry = results["peak"], results["expiry"]
+    summary, rounds, expiry = results["summary"], results["rounds"], results["expiry"]
+    peak = rounds[0]["peak"]
     lines = [
         (
-            f"{machine_of(results)}; {_server(results)}; Poisson arrivals, {peak['duration_s']:g} s each; peak by {peak['concurrency']} "
-            f"callers {peak['goodput_per_s']:.1f}/s. *Adjusted*: as if neither the generator, beyond what it took at the peak, nor the "
+            f"{machine_of(results)}; {_server(results)}; {len(rounds)} rounds, each of a peak and Poisson arrivals of multiples of it, "
+            f"{peak['duration_s']:g} s each; median (quartiles); peak by {peak['concurrency']} callers "
+            f"{shown(summary['peak']['goodput_per_s'], 1)}/s. *Adjusted*: as if neither the generator, beyond what it took at the peak, nor the "
             f"refusals ({results['gateway_cpu_ms_per_refusal']:.2f} ms of CPU each) had taken time from the two processors. Commit "
             f"{commit_of(results)}, seed {results['seed']}."
         ),
         "",
         (
-            "| offered | goodput of the peak | adjusted | refused | p50, ms | p99, ms | p99 by that at 1x | refusals p50 / p99, ms "
+            "| offered | goodput of the peak | adjusted | refused | p50, ms | p99, ms | p99 by that at 1x | refusals p50, ms | p99, ms "
             "| retry hints, ms | generator's CPU |"
         ),
-        "|---" * 10 + "|",
+        "|---" * 11 + "|",
     ]
-    lines += [_level_row(level) for level in results["levels"]]
-    lines += ["", *(_queue_line(queue) for queue in results["queue"])]
+    lines += [_level_row(level) for level in summary["levels"]]
+    lines += ["", *(_queue_lines(queue, rounds[0]["queue"][0]) for queue in summary["queue"])]
     lines.append(
         f"With a deadline of {1000 * expiry['deadline_s']:.0f} ms at twice the peak {expiry['codes'].get('OK', 0)} were answered, "
         f"{expiry['codes'].get('RESOURCE_EXHAUSTED', 0)} refused and {expiry['expired_count']} expired; the detector ran "
@@ -84,28 +86,33 @@ def overload_table(results: Mapping[str, Any]) -> str:
 
 
 def _level_row(level: Mapping[str, Any]) -> str:
-    hints, latency, refusals = level["retry_hints_ms"], level["latency_ms"], level["refusal_latency_ms"]
+    first, last = level["hint_p10_ms"], level["hint_p90_ms"]
     cells = (
         f"{level['factor']:g} x",
-        f"{level['goodput_of_peak']:.3f}",
-        f"{level['adjusted_goodput_of_peak']:.3f}",
-        f"{level['refused_share']:.1%}",
-        f"{latency['p50']:.0f}",
-        f"{latency['p99']:.0f}",
-        f"{level['p99_by_that_at_1x']:.2f}",
-        f"{refusals['p50']:.1f} / {refusals['p99']:.1f}" if refusals else "-",
-        f"{hints['p10']:.0f} to {hints['p90']:.0f}" if hints else "-",
-        f"{level['client_cpu_share']:.1%}",
+        shown(level["goodput_of_peak"], 3),
+        shown(level["adjusted_goodput_of_peak"], 3),
+        f"{level['refused_share']['median']:.1%}",
+        shown(level["p50_ms"], 0),
+        shown(level["p99_ms"], 0),
+        shown(level["p99_by_that_at_1x"], 2),
+        *(shown(spread, 1) if spread else "-" for spread in (level["refusal_p50_ms"], level["refusal_p99_ms"])),
+        f"{first['median']:.0f} to {last['median']:.0f}" if first else "-",
+        f"{level['client_cpu_share']['median']:.1%}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _queue_line(queue: Mapping[str, Any]) -> str:
-    predicted, measured = queue["predicted_ms"], queue["measured_ms"]
+def _queue_lines(queue: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    server = f"M/D/{first['servers']}"
+
+    def beside(service: str) -> str:
+        return f"predicts {shown(queue[f'{service}.predicted_ms.p99'], 0)} ms: {shown(queue[f'{service}.p99_by_predicted'], 2)} times"
+
     return (
-        f"At {queue['factor']:g} of the peak: p99 {measured['p99']:.0f} ms, where M/D/{queue['servers']} with a service time of "
-        f"{queue['service_ms']:.1f} ms (unloaded: {queue['unloaded_latency_ms']:.1f} ms) predicts {predicted['p99']:.0f}: "
-        f"{queue['p99_by_predicted']:.2f} times; p50 {measured['p50']:.0f} and {predicted['p50']:.0f} ms.\n"
+        f"At {queue['factor']:g} of the peak p99 is {shown(queue['measured_ms.p99'], 0)} ms, p50 {shown(queue['measured_ms.p50'], 0)}. With the "
+        f"service time of the peak, {shown(queue['of_the_peak.service_ms'], 1)} ms (unloaded latency: {first['unloaded_latency_ms']:.1f}), "
+        f"{server} {beside('of_the_peak')}. Below the peak fewer share a call, and a picture takes more CPU time: with the service time of "
+        f"this load, {shown(queue['of_the_level.service_ms'], 1)} ms, {server} {beside('of_the_level')}.\n"
     )
 
 
@@ -122,10 +129,10 @@ def scaling_table(results: Mapping[str, Any]) -> str:
         "",
         "| gateways | answers/s | ratio | p99, ms | processors in use | CPU of a gateway, ms for an answer |",
         "|---" * 6 + "|",
-        f"| 1 | {_cell(one['rate_per_s'], 1)} | | {_cell(one['p99_ms'], 1)} | {_cell(one['cpu_share'], 2)} | {_gateways(one)} |",
+        f"| 1 | {shown(one['rate_per_s'], 1)} | | {shown(one['p99_ms'], 1)} | {shown(one['cpu_share'], 2)} | {_gateways(one)} |",
         (
-            f"| {results['workers']} | {_cell(several['rate_per_s'], 1)} | {_cell(ratio, 2)} | {_cell(several['p99_ms'], 1)} "
-            f"| {_cell(several['cpu_share'], 2)} | {_gateways(several)} |"
+            f"| {results['workers']} | {shown(several['rate_per_s'], 1)} | {shown(ratio, 2)} | {shown(several['p99_ms'], 1)} "
+            f"| {shown(several['cpu_share'], 2)} | {_gateways(several)} |"
         ),
     ]
     return "\n".join(lines)
@@ -227,13 +234,13 @@ def _rival_row(encoder: str, size: int, gallery: Mapping[str, Any], name: str) -
         name,
         str(rival["rate_per_s"]["count"]),
         f"{rival['latency_count']:,}",
-        _cell(rival["rate_per_s"], 2),
+        shown(rival["rate_per_s"], 2),
         f"{latency['p50'] / 1000:.2f}",
         f"{latency['p99'] / 1000:.2f}",
         f"{rival['cpu_s_per_picture']:.2f}",
         f"{rival['memory_bytes'] / 1e9:.1f}",
-        _cell(factors["throughput"], 2) if factors else "",
-        _cell(factors["p99"], 2) if factors else "",
+        shown(factors["throughput"], 2) if factors else "",
+        shown(factors["p99"], 2) if factors else "",
         f"{agreement['same_boxes']} of {agreement['their_objects']}" if agreement else "",
         f"{agreement['same_labels']} of {agreement['same_boxes']}" if agreement else "",
     )
@@ -250,7 +257,3 @@ def _gateways(side: Mapping[str, Any]) -> str:
 def _server(results: Mapping[str, Any]) -> str:
     server = results["server"]
     return f"{server['detector']} and {server['encoder']}, {server['workers']} gateway(s), 640x480 JPEG with 3 objects"
-
-
-def _cell(spread: Mapping[str, float], digits: int) -> str:
-    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from shitu_bench.load import command_options as options
 from shitu_bench.load.plans import LoadPlan
+from shitu_bench.summaries import shown
 
 
 def scaling(
@@ -58,16 +59,12 @@ def _table(results: Mapping[str, Any]) -> Table:
     table.add_column("")
     for title in ("1 worker", f"{results['workers']} workers"):
         table.add_column(title, justify="right")
-    table.add_row("answers/s", *(_cell(side["rate_per_s"], 1) for side in sides))
-    table.add_row("ratio", "", _cell(results["ratio"], 3))
-    table.add_row("ratio by the gateways' CPU time", "", _cell(results["ratio_by_gateway_cpu"], 3))
-    table.add_row("p99, ms", *(_cell(side["p99_ms"], 1) for side in sides))
-    table.add_row("processors in use", *(_cell(side["cpu_share"], 3) for side in sides))
+    table.add_row("answers/s", *(shown(side["rate_per_s"], 1) for side in sides))
+    table.add_row("ratio", "", shown(results["ratio"], 3))
+    table.add_row("ratio by the gateways' CPU time", "", shown(results["ratio_by_gateway_cpu"], 3))
+    table.add_row("p99, ms", *(shown(side["p99_ms"], 1) for side in sides))
+    table.add_row("processors in use", *(shown(side["cpu_share"], 3) for side in sides))
     for part in sides[1]["cpu_ms_per_answer"]:
         costs = (side["cpu_ms_per_answer"].get(part) for side in sides)
-        table.add_row(f"{part}, CPU ms for an answer", *("-" if cost is None else _cell(cost, 2) for cost in costs))
+        table.add_row(f"{part}, CPU ms for an answer", *("-" if cost is None else shown(cost, 2) for cost in costs))
     return table
-
-
-def _cell(spread: Mapping[str, float], digits: int) -> str:
-    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f} to {spread['high']:.{digits}f})"
