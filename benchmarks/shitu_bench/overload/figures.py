@@ -232,7 +232,7 @@ def _at(figures: Mapping[str, Any], place: Sequence[str]) -> float | None:
     value: Any = figures
     for name in place:
         value = value.get(name) if value is not None else None
-    return value
+    return None if value is None else float(value)
 
 
 def _hints(measurement: Measurement) -> dict[str, float]:
