@@ -136,6 +136,7 @@ TABLES: Final = (
     GeneratedTable("ceiling", ROOT / "docs" / "performance.md", ceiling_table),
     GeneratedTable("load", ROOT / "docs" / "performance.md", load_table),
     GeneratedTable("overload", ROOT / "docs" / "performance.md", overload_table),
+    GeneratedTable("overload_lcnet", ROOT / "docs" / "performance.md", overload_table),
     GeneratedTable("scaling", ROOT / "docs" / "performance.md", scaling_table),
     GeneratedTable("soak", ROOT / "docs" / "performance.md", soak_table),
     GeneratedTable("peers", ROOT / "docs" / "performance.md", peers_table),

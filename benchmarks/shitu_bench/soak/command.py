@@ -17,7 +17,12 @@ def soak(
     *,
     duration: Annotated[float, typer.Option(min=1, max=7 * 86400, help="Seconds.")] = 3600.0,
     load: Annotated[float, typer.Option(min=0.01, max=2, help="Of the peak, which is measured first.")] = 0.8,
-    warm_up: Annotated[float, typer.Option(min=0, max=3600, help="Load before the first sample, seconds.")] = 120.0,
+    warm_up: Annotated[
+        float,
+        typer.Option(
+            min=0, max=3600, help="Seconds at more than it can do, and then of the load, before the first sample."
+        ),
+    ] = 120.0,
     interval: Annotated[float, typer.Option(min=0.5, max=3600, help="Between samples, seconds.")] = 10.0,
     peak_duration: Annotated[float, typer.Option(min=0.5, max=600, help="How long the peak is measured.")] = 20.0,
     concurrency: Annotated[
