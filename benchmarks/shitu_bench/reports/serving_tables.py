@@ -111,7 +111,7 @@ def _queue_lines(queue: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     return (
         f"At {queue['factor']:g} of the peak p99 is {shown(queue['measured_ms.p99'], 0)} ms, p50 {shown(queue['measured_ms.p50'], 0)}. With the "
         f"service time of the peak, {shown(queue['of_the_peak.service_ms'], 1)} ms (unloaded latency: {first['unloaded_latency_ms']:.1f}), "
-        f"{server} {beside('of_the_peak')}. Below the peak fewer share a call, and a picture takes more CPU time: with the service time of "
+        f"{server} {beside('of_the_peak')}. What a picture takes depends on how many share a call: with the service time of "
         f"this load, {shown(queue['of_the_level.service_ms'], 1)} ms, {server} {beside('of_the_level')}.\n"
     )
 
