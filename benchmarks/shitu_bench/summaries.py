@@ -25,6 +25,8 @@ def spread_of(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "count": len(values)}
 
 
-def shown(spread: Mapping[str, float], digits: int) -> str:
-    """Return a spread for people: the median, and the quartiles in brackets."""
+def shown(spread: Mapping[str, float] | None, digits: int) -> str:
+    """Return a spread for people: the median, and the quartiles in brackets; a dash where nothing was measured."""
+    if spread is None:
+        return "-"
     return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

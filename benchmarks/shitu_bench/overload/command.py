@@ -60,19 +60,19 @@ def _levels(results: Mapping[str, Any]) -> Table:
     others = sum(_other_answers(one["peak"]) for one in results["rounds"])
     warning = f"; [red]{others} other answers: too many callers[/]" if others else ""
     table = Table(
-        title=f"Peak {_shown(peak['goodput_per_s'], 1)} requests/s, p99 {_shown(peak['p99_ms'], 1)} ms{warning}; medians (quartiles)"
+        title=f"Peak {shown(peak['goodput_per_s'], 1)} requests/s, p99 {shown(peak['p99_ms'], 1)} ms{warning}; medians (quartiles)"
     )
     for column in ("load", "goodput", "adjusted", "refused", "p99, ms", "by that at 1 x", "refusal, ms", "hints, ms"):
         table.add_column(column, justify="right")
     for level in results["summary"]["levels"]:
         table.add_row(
             f"{level['factor']:g} x",
-            _shown(level["goodput_of_peak"], 3),
-            _shown(level["adjusted_goodput_of_peak"], 3),
+            shown(level["goodput_of_peak"], 3),
+            shown(level["adjusted_goodput_of_peak"], 3),
             f"{level['refused_share']['median']:.1%}",
-            _shown(level["p99_ms"], 0),
-            _shown(level["p99_by_that_at_1x"], 2),
-            _shown(level["refusal_p50_ms"], 1),
+            shown(level["p99_ms"], 0),
+            shown(level["p99_by_that_at_1x"], 2),
+            shown(level["refusal_p50_ms"], 1),
             f"{level['hint_p10_ms']['median']:.0f} to {level['hint_p90_ms']['median']:.0f}"
             if level["hint_p10_ms"]
             else "-",
@@ -84,10 +84,6 @@ def _other_answers(figures: Mapping[str, Any]) -> int:
     return sum(count for code, count in figures["codes"].items() if code != "OK")
 
 
-def _shown(spread: Mapping[str, float] | None, digits: int) -> str:
-    return shown(spread, digits) if spread else "-"
-
-
 def _rest(results: Mapping[str, Any]) -> Table:
     expiry = results["expiry"]
     table = Table(show_header=False)
@@ -96,8 +92,8 @@ def _rest(results: Mapping[str, Any]) -> Table:
         for name, service in (("of_the_peak", "the peak"), ("of_the_level", "this load")):
             table.add_row(
                 f"p99 at {queue['factor']:g} x by that of M/D/c, service time of {service}",
-                f"{_shown(queue['measured_ms.p99'], 0)} / {_shown(queue[f'{name}.predicted_ms.p99'], 0)} ms = "
-                f"{_shown(queue[f'{name}.p99_by_predicted'], 2)}",
+                f"{shown(queue['measured_ms.p99'], 0)} / {shown(queue[f'{name}.predicted_ms.p99'], 0)} ms = "
+                f"{shown(queue[f'{name}.p99_by_predicted'], 2)}",
             )
     table.add_row(
         f"deadline {1000 * expiry['deadline_s']:.0f} ms at 2 x",

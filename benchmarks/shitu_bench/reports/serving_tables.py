@@ -95,7 +95,8 @@ def _level_row(level: Mapping[str, Any]) -> str:
         shown(level["p50_ms"], 0),
         shown(level["p99_ms"], 0),
         shown(level["p99_by_that_at_1x"], 2),
-        *(shown(spread, 1) if spread else "-" for spread in (level["refusal_p50_ms"], level["refusal_p99_ms"])),
+        shown(level["refusal_p50_ms"], 1),
+        shown(level["refusal_p99_ms"], 1),
         f"{first['median']:.0f} to {last['median']:.0f}" if first else "-",
         f"{level['client_cpu_share']['median']:.1%}",
     )
