@@ -36,6 +36,7 @@ from shitu_server.shared_memory import SharedMemory
 from shitu_server.signals import reload_signal, stop_signals
 from shitu_server.triton import CallLimits, TritonDetector, TritonEncoder, check_there, has_models
 from shitu_server.triton_connection import TritonConnection
+from shitu_server.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Gateway:
     def _register(self, served: Served) -> None:
         settings = self._settings
         capacity = capacity_of(settings, embedded=served.embedded, processor_count=processor_count())
-        self._call_limits = CallLimits(capacity.model_calls)
+        self._call_limits = CallLimits(capacity.model_calls, Turns(capacity.long_calls))
         self._workers = ImageWorkers(capacity.image_threads)
         line = Line(settings.max_pictures_in_flight, capacity.pictures_at_work)
         pipeline_limits = PipelineLimits(settings.max_boxes, settings.max_top_k)
@@ -127,8 +128,9 @@ class Gateway:
         return Pictures(workers, Admission("pixels", settings.max_pixels_in_flight), limits)
 
     def _models(self, served: Served) -> Models:
+        assert self._call_limits is not None
         spec = served.detector.spec
-        detector = TritonDetector(self._triton, spec, served.detector_version, self._call_limits)
+        detector = TritonDetector(self._triton, spec, served.detector_version, limits=self._call_limits)
         encoders = tuple(self._encoder(model, served.profile) for model in served.encoders)
         return Models(ServedDetector(detector, spec), Encoders(encoders))
 
@@ -136,7 +138,8 @@ class Gateway:
         crops = self._crops.setdefault(
             model.name, Admission(f"crops at {model.name}", self._settings.max_crops_in_flight)
         )
-        encoder = TritonEncoder(self._triton, model.spec, model.fingerprint, model.version, self._call_limits)
+        assert self._call_limits is not None
+        encoder = TritonEncoder(self._triton, model.spec, model.fingerprint, model.version, limits=self._call_limits)
         return ServedEncoder(encoder, model.spec, model.version, model.precision, profile, crops)
 
     async def _watch_models(self, wanted: asyncio.Event) -> None:

@@ -23,7 +23,9 @@ class Capacity:
     pictures_at_work: int
     """Of those in flight; the others stand in line."""
     model_calls: int
-    """In flight, to each version of a model, and to all of those together whose items take long; what is asked meanwhile shares the next."""
+    """In flight, to each version of a model; what is asked meanwhile shares the next."""
+    long_calls: int | None
+    """In flight, to all models together, of those that want all processors for themselves; None where the models have others."""
 
 
 def capacity_of(settings: Settings, *, embedded: bool, processor_count: int) -> Capacity:
@@ -36,7 +38,11 @@ def capacity_of(settings: Settings, *, embedded: bool, processor_count: int) -> 
     """
     processors = processor_count / settings.workers
     if embedded and not settings.accelerator.is_on_gpu:
-        threads, pictures, calls = processors / 2, max(2, int(_PICTURES_PER_PROCESSOR * processors)), settings.instances
+        threads, pictures = processors / 2, max(2, int(_PICTURES_PER_PROCESSOR * processors))
+        calls, long_calls = settings.instances, settings.instances
     else:  # models must not wait for the next call, and the processors are ours
-        threads, pictures, calls = processors, settings.max_pictures_in_flight, _MOST_MODEL_CALLS
-    return Capacity(settings.image_threads or max(1, int(threads)), settings.max_pictures_at_work or pictures, calls)
+        threads, pictures = processors, settings.max_pictures_in_flight
+        calls, long_calls = _MOST_MODEL_CALLS, None
+    return Capacity(
+        settings.image_threads or max(1, int(threads)), settings.max_pictures_at_work or pictures, calls, long_calls
+    )

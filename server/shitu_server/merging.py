@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from shitu_server.errors import (
@@ -22,6 +23,7 @@ from shitu_server.errors import (
     ShituError,
     UnavailableError,
 )
+from shitu_server.turns import Begin, Leave
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -55,6 +57,10 @@ class MergerLimits:
     """Longest wait of an item, in line and in its call, also where its deadline is later or there is none."""
 
 
+def _at_once(begin: Begin) -> None:
+    begin(lambda: None)
+
+
 class Merger(Generic[K, T, R]):
     """Belongs to one event loop."""
 
@@ -66,6 +72,7 @@ class Merger(Generic[K, T, R]):
         most_size: Callable[[K], int],
         limits: MergerLimits,
         item_faults: type[Exception] | tuple[type[Exception], ...] = (),
+        ask_for_turn: Callable[[Begin], None] = _at_once,
     ) -> None:
         """Begin with nothing in flight.
 
@@ -77,17 +84,22 @@ class Merger(Generic[K, T, R]):
             limits: of calls and of what waits.
             item_faults: what a call raises that one of its items may be to blame for: they then stand at the head of the line again,
                 each for a call of its own, so that the others do not suffer for it.
+            ask_for_turn: begins a call when it may be made, at once or later. What goes into it is chosen then: what came in the
+                meantime shares it, and what nobody waits for any more is left out.
         """
         self._name = name
         self._call = call
         self._most_size = most_size
         self._limits = limits
         self._item_faults = item_faults
+        self._ask_for_turn = ask_for_turn
         self._waiting: deque[_Entry[K, T, R]] = deque()
         self.waiting_size = 0
         """Of all that is in no call yet."""
         self._calls: dict[asyncio.Task[None], Sequence[_Entry[K, T, R]]] = {}
         self._is_scheduled = False
+        self._is_in_line = False
+        """For a turn."""
         self._closed_by: ShituError | None = None
 
     async def submit(self, key: K, item: T, size: int, deadline_s: float | None) -> R:
@@ -161,22 +173,36 @@ class Merger(Generic[K, T, R]):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin at the end of this turn of the event loop: what is asked in the same turn goes together."""
-        if not self._is_scheduled and len(self._calls) < self._limits.calls:
+        if not self._is_scheduled and self._has_room:
             self._is_scheduled = True
             loop.call_soon(self._begin)
 
+    @property
+    def _has_room(self) -> bool:
+        return not self._is_in_line and len(self._calls) < self._limits.calls
+
     def _begin(self) -> None:
         self._is_scheduled = False
-        while len(self._calls) < self._limits.calls and (entries := self._taken()):
+        while self._has_room and any(not entry.answer.done() for entry in self._waiting):
+            self._is_in_line = True
+            self._ask_for_turn(self._call_next)
+
+    def _call_next(self, leave: Leave) -> None:
+        self._is_in_line = False
+        if entries := self._taken():
             task = asyncio.create_task(self._answer(entries))
             self._calls[task] = entries
-            task.add_done_callback(self._end)
+            task.add_done_callback(partial(self._end, leave))
             _cancel_when_unwanted(task, entries)
+            self._schedule(task.get_loop())  # more may wait than fits
+        else:
+            leave()
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, leave: Leave, task: asyncio.Task[None]) -> None:
         for entry in self._calls.pop(task):
             if not entry.is_waiting:  # else it has another turn
                 entry.answer.cancel()
+        leave()
         self._begin()
 
     def _taken(self) -> list[_Entry[K, T, R]]:

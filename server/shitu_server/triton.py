@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,16 +19,20 @@ from shitu_server.merging import Merger, MergerLimits, places_of
 from shitu_server.pace import Pace
 from shitu_server.served import Served
 from shitu_server.triton_connection import Arrays, TritonConnection, shown
+from shitu_server.turns import Begin, Turns
 from shitu_server.types import Detections, Vectors
 
 _MERGED_S: Final = 0.1
 """How long a call may take to which several requests are merged, about."""
 _MERGED_BYTES: Final = 8 << 20
 """Of pixels in a call to which several requests are merged: of the default segment of shared memory, a quarter."""
-_LONG_ITEM_S: Final = 0.005
-"""Calls of items that take longer take turns, across models. Measured on 2 processors, in turns against side by side: official detector with
-ViT-B/16 1.06 times the pictures a second, with PP-LCNetV2 1.06; the demo models, whose items take less, 0.96: the gaps between their short
-calls are filled by each other."""
+_LONG_ITEM_S: Final = 0.015
+"""Calls of items that take longer, at their fastest, have the processors for themselves. Measured on 2 processors, against calls side by
+side: official detector (65 ms) with ViT-B/16 (88 ms) 1.06 times the pictures a second, with PP-LCNetV2 (5 ms) 1.06. The demo models (5 and
+2 ms) would lose by it, 0.96: the gaps between their calls are filled by each other."""
+_REQUEST_S: Final = 0.5
+"""How long a call may take that is made of one request's items, about: a request with more is several calls, so that others get turns in
+between. Items that take so long gain nothing from a larger batch."""
 Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
@@ -60,18 +63,14 @@ async def has_models(connection: TritonConnection, served: Served) -> bool:
     return there == {name for name, _ in wanted}
 
 
+@dataclass(frozen=True)
 class CallLimits:
     """What the models of one Triton do not exceed; shared by their detectors and encoders."""
 
-    def __init__(self, calls: int = 1) -> None:
-        """Begin with no call.
-
-        Args:
-            calls: in flight at a time to each version of a model, and to all of those together whose items take long: on a CPU each
-                uses all processors that there are, and side by side they push each other out of the caches.
-        """
-        self.calls = calls
-        self.turns = asyncio.Semaphore(calls)
+    calls: int
+    """In flight at a time to each version of a model; what is asked meanwhile shares the next."""
+    turns: Turns
+    """Of the calls to all of them."""
 
 
 class _MergedCalls:
@@ -81,10 +80,7 @@ class _MergedCalls:
     whoever shares a call waits for all of it.
     """
 
-    def __init__(
-        self, connection: TritonConnection, spec: ModelSpec, version: int | None, limits: CallLimits | None
-    ) -> None:
-        limits = limits or CallLimits()
+    def __init__(self, connection: TritonConnection, spec: ModelSpec, version: int | None, limits: CallLimits) -> None:
         self._turns = limits.turns
         self._connection = connection
         self._spec = spec
@@ -93,27 +89,36 @@ class _MergedCalls:
         self._merger: Merger[None, Pixels, Arrays] = Merger(
             spec.name,
             self._infer,
-            most_size=self._most_items,
+            most_size=self._most_merged,
             limits=MergerLimits(limits.calls, patience_s=connection.options.call_timeout_s),
             item_faults=InternalError,
+            ask_for_turn=self._ask_for_turn,
         )
+
+    @property
+    def most_items(self) -> int:
+        """How many one request may ask for at once, at least 1."""
+        return max(1, min(self._spec.max_batch, self._done_within(_REQUEST_S)))
 
     async def infer(self, pixels: Pixels, deadline_s: float | None) -> Arrays:
         """See `TritonConnection.infer`."""
         return await self._merger.submit(None, np.ascontiguousarray(pixels), len(pixels), deadline_s)
 
-    def _most_items(self, _: None) -> int:
-        item_bytes, item_s = math.prod(self._spec.inputs[0].shape), self._item_pace.mean_s
-        in_time = int(_MERGED_S / item_s) if item_s else self._spec.max_batch
-        return max(1, min(self._spec.max_batch, _MERGED_BYTES // item_bytes, in_time))
+    def _most_merged(self, _: None) -> int:
+        most = _MERGED_BYTES // math.prod(self._spec.inputs[0].shape)
+        return max(1, min(self._spec.max_batch, most, self._done_within(_MERGED_S)))
+
+    def _done_within(self, time_s: float) -> int:
+        item_s = self._item_pace.mean_s
+        return int(time_s / item_s) if item_s else self._spec.max_batch
+
+    def _ask_for_turn(self, begin: Begin) -> None:
+        # By the fastest: the mean depends on what runs beside it, which is what is decided here.
+        self._turns.ask(is_long=self._item_pace.shortest_s > _LONG_ITEM_S, begin=begin)
 
     async def _infer(self, _: None, parts: Sequence[Pixels], deadline_s: float | None) -> list[Arrays]:
-        async with self._turn():
-            outputs = await self._timed(parts, deadline_s)
+        outputs = await self._timed(parts, deadline_s)
         return [{name: values[place] for name, values in outputs.items()} for place in places_of(parts)]
-
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        return self._turns if self._item_pace.mean_s > _LONG_ITEM_S else contextlib.nullcontext()
 
     async def _timed(self, parts: Sequence[Pixels], deadline_s: float | None) -> Arrays:
         count = sum(map(len, parts))
@@ -136,7 +141,8 @@ class TritonDetector:
         connection: TritonConnection,
         spec: ModelSpec,
         version: int | None = None,
-        limits: CallLimits | None = None,
+        *,
+        limits: CallLimits,
     ) -> None:
         """Make a detector.
 
@@ -144,7 +150,7 @@ class TritonDetector:
             connection: to Triton.
             spec: of a detector.
             version: of it; the newest where None.
-            limits: of its calls; one at a time where None. What is asked meanwhile shares the next.
+            limits: of its calls.
         """
         if spec.task is not Task.DETECTOR:
             raise ValueError(f"expected a detector, got {spec.name}, an {spec.task.value}")
@@ -169,7 +175,8 @@ class TritonEncoder:
         spec: ModelSpec,
         fingerprint: str,
         version: int | None = None,
-        limits: CallLimits | None = None,
+        *,
+        limits: CallLimits,
     ) -> None:
         """Make an encoder.
 
@@ -178,7 +185,7 @@ class TritonEncoder:
             spec: of an encoder.
             fingerprint: of the version's weights, 64 hex digits.
             version: of it; the newest where None.
-            limits: of its calls; one at a time where None. What is asked meanwhile shares the next.
+            limits: of its calls.
         """
         if spec.task is not Task.ENCODER:
             raise ValueError(f"expected an encoder, got {spec.name}, a {spec.task.value}")
@@ -188,9 +195,9 @@ class TritonEncoder:
         self._calls = _MergedCalls(connection, spec, version, limits)
 
     async def embed(self, pixels: Pixels, *, deadline_s: float | None = None) -> Vectors:
-        """See `types.Encoder`; more than a batch goes as several requests side by side."""
+        """See `types.Encoder`; more than a batch, or than is done soon, goes as several requests side by side."""
         _check_pixels(self._spec, pixels)
-        step = self._spec.max_batch
+        step = self._calls.most_items
         calls = [
             asyncio.ensure_future(self._calls.infer(pixels[start : start + step], deadline_s))
             for start in range(0, len(pixels), step)

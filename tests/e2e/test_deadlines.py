@@ -21,8 +21,9 @@ from shitu_server.line import Line
 from shitu_server.pictures import Pictures
 from shitu_server.pipeline import Models, Pipeline, ServedDetector
 from shitu_server.recognitions import PipelineLimits, RecognizeOptions
-from shitu_server.triton import TritonDetector, TritonEncoder
+from shitu_server.triton import CallLimits, TritonDetector, TritonEncoder
 from shitu_server.triton_connection import TritonConnection
+from shitu_server.turns import Turns
 
 
 class SilentServer:
@@ -62,10 +63,13 @@ async def pipeline(silent, tmp_path):
     gallery = GalleryClient(f"unix:{tmp_path}/none.sock")
     workers = ImageWorkers(1)
     crops = Admission("crops", 8)
-    one = TritonEncoder(triton, DEMO_REC, "f", 1)
+    one = TritonEncoder(triton, DEMO_REC, "f", 1, limits=CallLimits(1, Turns(1)))
     encoder = ServedEncoder(one, DEMO_REC, 1, Precision.FP32, Profile.TRAINED, crops)
     yield Pipeline(
-        Models(ServedDetector(TritonDetector(triton, DEMO_DET), DEMO_DET), Encoders((encoder,))),
+        Models(
+            ServedDetector(TritonDetector(triton, DEMO_DET, limits=CallLimits(1, Turns(1))), DEMO_DET),
+            Encoders((encoder,)),
+        ),
         gallery,
         Pictures(workers, Admission("pixels", 10**9), ImageLimits()),
         Line(4, 2),

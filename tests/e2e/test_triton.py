@@ -39,6 +39,7 @@ from shitu_server.triton import CallLimits, TritonDetector, TritonEncoder, has_m
 from shitu_server.triton_connection import ConnectionOptions, TritonConnection
 from shitu_server.triton_control import TritonControl, TritonControlError
 from shitu_server.triton_models import TritonModel
+from shitu_server.turns import Turns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,6 +51,11 @@ PICKY = replace(TINY_REC, name="picky", input_size=1, embedding_dimension=4)
 TINY = (TINY_REC, TINY_DET, PICKY)
 RECOVERY_LIMIT_S = 10.0
 MEMORY_BYTES = 1024 * 1024
+
+
+def one_call() -> CallLimits:
+    """Return the limits of a model on its own."""
+    return CallLimits(1, Turns(1))
 
 
 def tensors(spec: ModelSpec):
@@ -250,7 +256,7 @@ def content_of(memory: SharedMemory) -> bytes:
 
 @pytest.fixture
 def encoder(connection):
-    return TritonEncoder(connection, TINY_REC, "fingerprint")
+    return TritonEncoder(connection, TINY_REC, "fingerprint", limits=one_call())
 
 
 @pytest.fixture
@@ -292,18 +298,18 @@ class TestInference:
     async def test_detector_drops_the_padding(self, connection):
         pixels = pixels_for(TINY_DET, 1)
         pixels[0, 0, 0, 0] = 2
-        found = await TritonDetector(connection, TINY_DET).detect(pixels)
+        found = await TritonDetector(connection, TINY_DET, limits=one_call()).detect(pixels)
         assert found.scores.tolist() == [6, 4, 2]
         assert found.boxes.tolist() == [[6] * 4, [4] * 4, [2] * 4]
         pixels[0, 0, 0, 0] = 0
-        none = await TritonDetector(connection, TINY_DET).detect(pixels)
+        none = await TritonDetector(connection, TINY_DET, limits=one_call()).detect(pixels)
         assert (none.scores.shape, none.boxes.shape) == ((0,), (0, 4))
 
     async def test_a_model_of_the_other_task_is_refused(self, connection):
         with pytest.raises(ValueError, match="expected a detector, got tiny_rec"):
-            TritonDetector(connection, TINY_REC)
+            TritonDetector(connection, TINY_REC, limits=one_call())
         with pytest.raises(ValueError, match="expected an encoder, got tiny_det"):
-            TritonEncoder(connection, TINY_DET, "")
+            TritonEncoder(connection, TINY_DET, "", limits=one_call())
 
     async def test_wrong_pixels_are_refused(self, encoder):
         with pytest.raises(ValueError, match=r"takes uint8 \[n"):
@@ -319,7 +325,7 @@ class TestInference:
         assert new_executions - executions <= 64
 
     async def test_what_is_asked_while_a_call_is_answered_shares_the_next(self, triton, connection):
-        encoder = TritonEncoder(connection, TINY_REC, "")
+        encoder = TritonEncoder(connection, TINY_REC, "", limits=one_call())
         pixels = [pixels_for(TINY_REC, size, size) for size in (1, 3, 2, 2)]
         alone = [await encoder.embed(one) for one in pixels]
         inferences, executions = counts(triton)
@@ -334,7 +340,7 @@ class TestInference:
             np.testing.assert_allclose(one, other, atol=1e-5)
 
     async def test_what_takes_long_is_not_merged(self, triton, connection, monkeypatch):
-        encoder = TritonEncoder(connection, TINY_REC, "")
+        encoder = TritonEncoder(connection, TINY_REC, "", limits=one_call())
         await encoder.embed(pixels_for(TINY_REC, 1))  # tells how long it takes
         monkeypatch.setattr("shitu_server.triton._MERGED_S", 1e-9)
         inferences, executions = counts(triton)
@@ -344,7 +350,7 @@ class TestInference:
     @pytest.mark.parametrize(("long_item_s", "most_at_once"), [(1e-9, 1), (60, 2)])
     async def test_models_whose_items_take_long_take_turns(self, connection, monkeypatch, long_item_s, most_at_once):
         monkeypatch.setattr("shitu_server.triton._LONG_ITEM_S", long_item_s)
-        limits, infer, running, seen = CallLimits(1), connection.infer, 0, []
+        limits, infer, running, seen = one_call(), connection.infer, 0, []
 
         async def watched(*args: object) -> dict[str, np.ndarray]:
             nonlocal running
@@ -365,21 +371,34 @@ class TestInference:
             await asyncio.gather(detector.detect(pixels_for(TINY_DET, 1)), embedding)
         assert max(seen) == most_at_once
 
-    async def test_who_no_longer_waits_for_a_turn_takes_none(self, connection, monkeypatch):
+    async def test_who_waits_for_a_turn_in_vain_does_not_make_the_model_slower(self, connection, monkeypatch):
         monkeypatch.setattr("shitu_server.triton._LONG_ITEM_S", 0)
-        limits = CallLimits(1)
+        limits = one_call()
         encoder = TritonEncoder(connection, TINY_REC, "", limits=limits)
         await encoder.embed(pixels_for(TINY_REC, 1))
-        async with limits.turns:
-            pace_s = encoder._calls._item_pace.mean_s
-            with pytest.raises(DeadlineExceededError):
-                await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.05)
-        assert encoder._calls._item_pace.mean_s == pace_s, "the model was not to blame"
+        leaves = []
+        limits.turns.ask(is_long=True, begin=leaves.append)
+        pace_s = encoder._calls._item_pace.mean_s
+        with pytest.raises(DeadlineExceededError):
+            await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.05)
+        leaves[0]()
+        assert encoder._calls._item_pace.mean_s == pace_s
         assert (await encoder.embed(pixels_for(TINY_REC, 1))).shape == (1, 8)
+
+    async def test_a_request_that_would_take_long_is_several_calls(self, triton, connection, monkeypatch):
+        encoder, pixels = TritonEncoder(connection, TINY_REC, "", limits=one_call()), pixels_for(TINY_REC, 7)
+        together = await encoder.embed(pixels)  # tells how long an item takes
+        monkeypatch.setattr("shitu_server.triton._REQUEST_S", 2.5 * encoder._calls._item_pace.mean_s)
+        monkeypatch.setattr("shitu_server.triton._MERGED_S", 1e-9)
+        monkeypatch.setattr(encoder._calls._item_pace, "note", lambda _: None)
+        inferences, executions = counts(triton)
+        found = await encoder.embed(pixels)
+        assert counts(triton) == (inferences + 7, executions + 4)
+        np.testing.assert_allclose(found, together, atol=1e-5)
 
     @pytest.mark.parametrize("merged_by", ["Triton", "gateway"])
     async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog, merged_by):
-        picky = TritonEncoder(connection, PICKY, "")
+        picky = TritonEncoder(connection, PICKY, "", limits=one_call())
 
         async def embedded(value: int) -> np.ndarray:
             pixels = np.full((1, 1, 1, 3), value, dtype=np.uint8)
@@ -407,7 +426,7 @@ class TestLimits:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
             connection = TritonConnection(address, ConnectionOptions(call_timeout_s=0.4))
-            encoder = TritonEncoder(connection, TINY_REC, "")
+            encoder = TritonEncoder(connection, TINY_REC, "", limits=one_call())
             with pytest.raises(DeadlineExceededError, match="before tiny_rec answered"):
                 await encoder.embed(pixels_for(TINY_REC, 1), deadline_s=time.monotonic() + 0.2)
             with pytest.raises(UnavailableError, match=r"no answer within 0\.4 s") as caught:
@@ -457,7 +476,7 @@ class TestLimits:
     async def test_an_unknown_model_is_unavailable(self, connection):
         other = replace(TINY_REC, name="nowhere")
         with pytest.raises(UnavailableError, match="nowhere is not ready"):
-            await TritonEncoder(connection, other, "").embed(pixels_for(other, 1))
+            await TritonEncoder(connection, other, "", limits=one_call()).embed(pixels_for(other, 1))
 
 
 class TestBackend:
@@ -638,7 +657,11 @@ async def fragile_connection(fragile_triton):
 
 @pytest.fixture
 def fragile(fragile_triton, fragile_connection):
-    return fragile_triton, TritonEncoder(fragile_connection, TINY_REC, ""), TritonDetector(fragile_connection, TINY_DET)
+    return (
+        fragile_triton,
+        TritonEncoder(fragile_connection, TINY_REC, "", limits=one_call()),
+        TritonDetector(fragile_connection, TINY_DET, limits=one_call()),
+    )
 
 
 async def wait_for(condition) -> None:
@@ -747,7 +770,7 @@ class TestVersions:
         before, stub = await encoder.embed(pixels), triton._stubs["tiny_rec", 1][0]
         save_encoder(repository, TINY_REC, version=2)
         await triton.change([triton_model(repository, TINY_REC, 1, 2)])
-        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version) for version in (1, 2))
+        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version, limits=one_call()) for version in (1, 2))
         assert np.array_equal(await one.embed(pixels), before)
         assert not np.allclose(await two.embed(pixels), before, atol=0.1)
         assert np.array_equal(await two.embed(pixels), await encoder.embed(pixels)), "the newest where none is named"
@@ -766,7 +789,7 @@ class TestVersions:
     ):
         save_encoder(tmp_path / "models", TINY_REC, version=2)
         await fragile_triton.change([triton_model(tmp_path / "models", TINY_REC, 1, 2)])
-        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version) for version in (1, 2))
+        one, two = (TritonEncoder(fragile_connection, TINY_REC, "", version, limits=one_call()) for version in (1, 2))
         pixels = pixels_for(TINY_REC, 2)
         before = await two.embed(pixels)
         for number in range(3):
@@ -807,7 +830,7 @@ class TestVersions:
         await until(lambda: there(fragile_connection, "tiny_det", 2))
         fragile_triton._loader._options = options
         fragile_triton._watcher = asyncio.create_task(fragile_triton._watch())
-        pinned = TritonDetector(fragile_connection, TINY_DET, 1)
+        pinned = TritonDetector(fragile_connection, TINY_DET, 1, limits=one_call())
 
         async def gone() -> bool:
             assert (await pinned.detect(pixels)).scores.tolist() == [6, 4, 2], "the version that is served answers on"
@@ -823,7 +846,7 @@ class TestVersions:
         repository = tmp_path / "models"
         save_encoder(repository, TINY_REC, version=2)
         await fragile_triton.change([triton_model(repository, TINY_REC, 1, 2)])
-        two, pixels = TritonEncoder(fragile_connection, TINY_REC, "", 2), pixels_for(TINY_REC, 2)
+        two, pixels = TritonEncoder(fragile_connection, TINY_REC, "", 2, limits=one_call()), pixels_for(TINY_REC, 2)
         before = await two.embed(pixels)
         kept = shutil.move(repository / "tiny_rec" / "1", tmp_path / "kept")
         for pid in (fragile_triton._stubs["tiny_rec", 2][0].pid, fragile_triton._process.pid):
@@ -907,7 +930,9 @@ class TestStart:
             assert second.grpc_address != triton.grpc_address
             connection = TritonConnection(second.grpc_address)
             pixels = pixels_for(TINY_REC, 3)
-            answers = await asyncio.gather(TritonEncoder(connection, TINY_REC, "").embed(pixels), encoder.embed(pixels))
+            answers = await asyncio.gather(
+                TritonEncoder(connection, TINY_REC, "", limits=one_call()).embed(pixels), encoder.embed(pixels)
+            )
             assert np.array_equal(*answers)
             await connection.close()
         finally:

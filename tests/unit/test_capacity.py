@@ -14,8 +14,8 @@ def capacity(*, embedded: bool = True, processors: int = 16, **settings: object)
 
 
 def test_beside_the_models_half_of_the_processors_is_theirs():
-    assert capacity() == Capacity(image_threads=8, pictures_at_work=96, model_calls=1)
-    assert capacity(instances=4).model_calls == 4
+    assert capacity() == Capacity(image_threads=8, pictures_at_work=96, model_calls=1, long_calls=1)
+    assert (capacity(instances=4).model_calls, capacity(instances=4).long_calls) == (4, 4)
 
 
 @pytest.mark.parametrize("elsewhere", [{"embedded": False}, {"accelerator": Accelerator.CUDA}])
@@ -23,16 +23,19 @@ def test_where_the_models_run_elsewhere_all_processors_and_pictures_are_used(els
     found = capacity(**elsewhere)
     assert (found.image_threads, found.pictures_at_work) == (16, load_settings({}).max_pictures_in_flight)
     assert found.model_calls > load_settings({}).max_pictures_in_flight, "a GPU waits for no call"
+    assert found.long_calls is None
 
 
 def test_gateways_share_the_processors():
-    assert capacity(workers=4) == Capacity(image_threads=2, pictures_at_work=24, model_calls=1)
+    assert capacity(workers=4) == Capacity(image_threads=2, pictures_at_work=24, model_calls=1, long_calls=1)
     assert capacity(workers=4, embedded=False).image_threads == 4
 
 
 def test_one_processor_still_works():
-    assert capacity(processors=1) == Capacity(image_threads=1, pictures_at_work=6, model_calls=1)
-    assert capacity(processors=1, workers=8) == Capacity(image_threads=1, pictures_at_work=2, model_calls=1)
+    assert capacity(processors=1) == Capacity(image_threads=1, pictures_at_work=6, model_calls=1, long_calls=1)
+    assert capacity(processors=1, workers=8) == Capacity(
+        image_threads=1, pictures_at_work=2, model_calls=1, long_calls=1
+    )
 
 
 @pytest.mark.parametrize("embedded", [True, False])

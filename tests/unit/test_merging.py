@@ -17,6 +17,7 @@ from shitu_server.errors import (
     UnavailableError,
 )
 from shitu_server.merging import Merger, MergerLimits
+from shitu_server.turns import Leave, Turns
 
 
 class Calls:
@@ -43,13 +44,17 @@ class Calls:
             raise InvalidArgumentError("item", "negative")
         return [2 * item for item in items]
 
-    def merger(self, most_size: int = 8, most_calls: int = 1, **limits: float) -> Merger[str, int, int]:
+    def merger(
+        self, most_size: int = 8, most_calls: int = 1, turns: Turns | None = None, **limits: float
+    ) -> Merger[str, int, int]:
+        turns = turns or Turns(None)
         return Merger(
             "somebody",
             self.call,
             most_size=lambda _: most_size,
             limits=MergerLimits(most_calls, **limits),
             item_faults=InvalidArgumentError,
+            ask_for_turn=lambda begin: turns.ask(is_long=True, begin=begin),
         )
 
 
@@ -356,3 +361,95 @@ async def test_failures_keep_no_picture_in_memory(failure: str):
     assert all(names)
     await turns()
     assert [one() for one in seen] == [None] * 3
+
+
+class TestTurns:
+    """Of several mergers."""
+
+    @pytest.fixture
+    def taken(self):
+        """Return turns of which the only one is taken, and what gives it back."""
+        turns, leaves = Turns(1), list[Leave]()
+        turns.ask(is_long=True, begin=leaves.append)
+        return turns, leaves[0]
+
+    async def test_what_is_asked_while_another_has_the_turn_shares_the_call(self, calls: Calls, taken):
+        others, leave = taken
+        merger = calls.merger(turns=others)
+        first = submitted(merger, 1)
+        await turns()
+        second = submitted(merger, 2)
+        await turns()
+        assert not calls.made
+        leave()
+        assert await asyncio.gather(*first, *second) == [2, 4]
+        assert calls.made == [("a", [1, 2])]
+
+    async def test_who_no_longer_waits_when_the_turn_comes_is_in_no_call(self, calls: Calls, taken):
+        others, leave = taken
+        merger = calls.merger(turns=others)
+        late = asyncio.create_task(merger.submit("a", 1, 1, time.monotonic() + 0.01))
+        gone, last = submitted(merger, 2, 3)
+        await turns()
+        gone.cancel()
+        with pytest.raises(DeadlineExceededError):
+            await late
+        leave()
+        assert await last == 6
+        assert calls.made == [("a", [3])]
+
+    @pytest.mark.parametrize("end", ["late", "cancelled", "closed"])
+    async def test_a_turn_for_which_nobody_waits_any_more_is_passed_on(self, calls: Calls, taken, end):
+        others, leave = taken
+        merger, other = calls.merger(turns=others), calls.merger(turns=others)
+        deadline_s = time.monotonic() + 0.01 if end == "late" else None
+        gone = asyncio.create_task(merger.submit("a", 1, 1, deadline_s))
+        await turns()
+        (last,) = submitted(other, 2)
+        await turns()
+        if end == "cancelled":
+            gone.cancel()
+        elif end == "closed":
+            await merger.close(UnavailableError("closed"))
+        await asyncio.wait([gone])
+        leave()
+        assert await last == 4
+        assert calls.made == [("a", [2])]
+
+    @pytest.mark.parametrize("end", ["answer", "failure", "cancelled", "late"])
+    async def test_a_call_gives_its_turn_back_however_it_ends(self, calls: Calls, end):
+        both = Turns(1)
+        merger, other = calls.merger(turns=both), calls.merger(turns=both)
+        calls.free.clear()
+        deadline_s = time.monotonic() + 0.01 if end == "late" else None
+        first = asyncio.create_task(merger.submit("broken" if end == "failure" else "a", 1, 1, deadline_s))
+        await turns()
+        (last,) = submitted(other, 2)
+        await turns()
+        assert len(calls.made) == 1
+        if end == "cancelled":
+            first.cancel()
+        if end in {"cancelled", "late"}:
+            await asyncio.wait([first])
+            await turns()
+            assert calls.cancelled == 1
+        calls.free.set()
+        assert await asyncio.wait_for(last, 5) == 4
+        await asyncio.wait([first])
+        assert await asyncio.wait_for(merger.submit("a", 3, 1, None), 5) == 6
+
+    async def test_mergers_take_turns_one_call_each(self, calls: Calls):
+        both = Turns(1)
+        one, two = calls.merger(most_size=1, turns=both), calls.merger(most_size=1, turns=both)
+        answers = [*submitted(one, 1, 2, 3), *submitted(two, 4, 5, 6)]
+        await asyncio.gather(*answers)
+        assert [item for _, (item,) in calls.made] == [1, 4, 2, 5, 3, 6]
+
+    async def test_as_many_calls_as_may_be_made_at_a_time_begin_where_turns_are_free(self, calls: Calls):
+        merger = calls.merger(most_size=1, most_calls=2, turns=Turns(2))
+        calls.free.clear()
+        answers = submitted(merger, 1, 2, 3)
+        await turns()
+        assert [item for _, (item,) in calls.made] == [1, 2]
+        calls.free.set()
+        assert await asyncio.gather(*answers) == [2, 4, 6]
