@@ -25,8 +25,18 @@ def spread_of(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "count": len(values)}
 
 
+def range_of(values: Sequence[float]) -> dict[str, float]:
+    """Return the median of measurements too few for quartiles, and as their noise the least, the largest and how many there were."""
+    return {
+        "median": float(np.median(values)),
+        "low": float(min(values)),
+        "high": float(max(values)),
+        "count": len(values),
+    }
+
+
 def shown(spread: Mapping[str, float] | None, digits: int) -> str:
-    """Return a spread for people: the median, and the quartiles in brackets; a dash where nothing was measured."""
+    """Return a spread for people: the median, and its noise in brackets; a dash where nothing was measured."""
     if spread is None:
         return "-"
     return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"

@@ -21,10 +21,12 @@ from shitu_bench.load.executions import added, executions
 from shitu_bench.load.measurements import Target, measured
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
 from shitu_bench.load.targets import foreign_target, target_of
+from shitu_bench.serving.largest_batches import run_largest_batches
 from shitu_bench.serving.processes import ServerProcesses
 from shitu_bench.serving.server import BenchServer, ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions, prepared
 from shitu_client import Client
+from shitu_models.specs import DEMO_DET, DEMO_REC
 
 SHORT = ("--pictures", "4", "--connections", "2")
 OWN = (*SHORT, "--vectors", "100")
@@ -54,6 +56,18 @@ def results_of(path: Path, *arguments: str) -> dict[str, Any]:
     results = json.loads(path.read_text())
     assert {"machine", "versions", "commit", "seed"} <= set(results)
     return results
+
+
+def test_the_largest_batches_are_run(bench_server):
+    address = bench_server.processes.triton_address()
+    before = executions(address)
+    run_largest_batches(address, [DEMO_DET.name, DEMO_REC.name])
+    ran = added(before, executions(address))
+    assert {name: model.counts for name, model in ran.items()} == {
+        spec.name: {spec.max_batch: 1} for spec in (DEMO_DET, DEMO_REC)
+    }
+    with pytest.raises(BenchError, match="largest batches"):
+        run_largest_batches(address, ["nowhere"])
 
 
 def test_each_part_of_a_server_is_found(bench_server):
@@ -188,14 +202,18 @@ def test_overload_measures_every_level(tmp_path):
     most = levels[1][-1]
     assert most["refused_share"] > 0.2
     assert most["goodput_per_s"] > 0
-    assert most["adjusted_goodput_of_peak"] >= most["goodput_of_peak"]
+    taken = max(0.0, most["refusals_cpu_share"] + most["generator_extra_cpu_share"])
+    assert most["refusals_cpu_share"] > 0
+    assert most["adjusted_goodput_of_peak"] == pytest.approx(most["goodput_of_peak"] / (1 - taken), rel=1e-2)
     assert most["retry_hints_ms"]["min"] > 0
-    assert levels[0][2]["p99_by_that_at_1x"] == 1
+    p99s_ms = [level["latency_ms"]["p99"] for level in levels[0]]
+    assert levels[0][-1]["p99_by_that_at_1x"] == pytest.approx(p99s_ms[-1] / p99s_ms[2], rel=1e-2)
     assert results["summary"]["levels"][-1]["goodput_of_peak"]["count"] == 2
     assert 0 < results["gateway_cpu_ms_per_refusal"] < 20
     (queue,) = results["rounds"][0]["queue"]
     for compared in (queue["of_the_peak"], queue["of_the_level"]):
-        assert compared["predicted_ms"]["p99"] >= compared["service_ms"]
+        expected = queue["measured_ms"]["p99"] / compared["predicted_ms"]["p99"]
+        assert compared["p99_by_predicted"] == pytest.approx(expected, rel=1e-2)
     expiry = results["expiry"]
     assert expiry["detector_items"] >= expiry["codes"].get("OK", 0)
     assert sum(expiry["codes"].values()) == expiry["due_count"]

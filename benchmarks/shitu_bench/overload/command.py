@@ -60,7 +60,7 @@ def _levels(results: Mapping[str, Any]) -> Table:
     others = sum(_other_answers(one["peak"]) for one in results["rounds"])
     warning = f"; [red]{others} other answers: too many callers[/]" if others else ""
     table = Table(
-        title=f"Peak {shown(peak['goodput_per_s'], 1)} requests/s, p99 {shown(peak['p99_ms'], 1)} ms{warning}; medians (quartiles)"
+        title=f"Peak {shown(peak['goodput_per_s'], 1)} requests/s, p99 {shown(peak['p99_ms'], 1)} ms{warning}; medians (least to largest)"
     )
     for column in ("load", "goodput", "adjusted", "refused", "p99, ms", "by that at 1 x", "refusal, ms", "hints, ms"):
         table.add_column(column, justify="right")

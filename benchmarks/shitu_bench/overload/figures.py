@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from shitu_bench.load.measurements import Measurement, available_cores, rounded
-from shitu_bench.overload.queueing import MOST_UTILISATION, QueuePrediction, predicted
-from shitu_bench.summaries import spread_of
+from shitu_bench.overload.queueing import MOST_UTILISATION, predicted
+from shitu_bench.summaries import range_of
 
 QUEUE_FACTOR: Final = 0.8
 """Of the peak: the load that is compared with queueing theory."""
@@ -72,14 +72,14 @@ class Expiry:
     """Crops that the encoder ran."""
 
 
-def gateway_cpu_per_refusal_s(peaks: Sequence[Measurement], refusing: Measurement) -> float:
+def gateway_cpu_per_refusal_s(unloaded: Measurement, refusing: Measurement) -> float:
     """Return what a refusal costs the gateways.
 
     Args:
-        peaks: runs without refusals, for what an answer costs them.
+        unloaded: a run of one caller, for what an answer costs them that shares no call with another.
         refusing: of a server that admits one picture at a time, so that nearly all is refused.
     """
-    answers_s = refusing.ok_count * median(peak.gateway_cpu_s / max(peak.ok_count, 1) for peak in peaks)
+    answers_s = refusing.ok_count * unloaded.gateway_cpu_s / max(unloaded.ok_count, 1)
     return max(0.0, refusing.gateway_cpu_s - answers_s) / max(refusing.refused_count, 1)
 
 
@@ -97,7 +97,7 @@ def round_figures(one: Round, unloaded: Measurement, refusal_s: float, servers: 
 
 
 def summary_figures(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what rounds say together: of each figure the median, and the quartiles as noise."""
+    """Return what rounds say together: of each figure the median, and the least and the largest as noise."""
     return {
         "peak": _summary([one["peak"] for one in rounds], _PEAK_SUMMARY),
         "levels": _summaries([one["levels"] for one in rounds], _LEVEL_SUMMARY),
@@ -153,7 +153,8 @@ def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, server
     """Return what M/D/c predicts for a level below the peak, and what was measured.
 
     D, so that c servers are busy at the peak, is c / peak. That is the time of a picture when many share a call; fewer do below the
-    peak, and each takes more CPU time, the generator's included. D of the level is longer in that ratio.
+    peak, and each takes more CPU time, the generator's included. D of the level is longer in that ratio. Where more arrives than can be
+    predicted, the prediction is of the most that can: the measured times are then held against too short ones.
     """
     measurement = level.measurement
     arrivals_per_s = measurement.outcome.due_count / measurement.plan.duration_s
@@ -162,8 +163,10 @@ def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, server
     p50_ms, p99_ms = measurement.latency_ms("p50"), measurement.latency_ms("p99")
 
     def compared(service_s: float) -> dict[str, Any]:
-        queue = _queue(arrivals_per_s, service_s, servers, seed)
+        most_per_s = MOST_UTILISATION * servers / service_s
+        queue = predicted(min(arrivals_per_s, most_per_s), service_s, servers, seed)
         return {
+            "is_of_fewer_arrivals": arrivals_per_s > most_per_s,
             "service_ms": round(1000 * service_s, 3),
             "utilisation": round(queue.utilisation, 4),
             "predicted_ms": rounded(
@@ -181,11 +184,6 @@ def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, server
         "of_the_peak": compared(service_s),
         "of_the_level": compared(service_s * dearer),
     }
-
-
-def _queue(arrivals_per_s: float, service_s: float, servers: int, seed: int) -> QueuePrediction:
-    """Return the prediction; where more arrives than can be predicted, that of the most, which is shorter."""
-    return predicted(min(arrivals_per_s, MOST_UTILISATION * servers / service_s), service_s, servers, seed)
 
 
 def _cpu_s_per_answer(measurement: Measurement) -> float:
@@ -225,7 +223,7 @@ def _summary(rounds: Sequence[Mapping[str, Any]], places: Mapping[str, Sequence[
     """Return the spread of each figure over the rounds that have it, None where none has."""
     found = {name: [_at(figures, place) for figures in rounds] for name, place in places.items()}
     there = {name: [value for value in values if value is not None] for name, values in found.items()}
-    return {name: rounded(spread_of(values), 4) if values else None for name, values in there.items()}
+    return {name: rounded(range_of(values), 4) if values else None for name, values in there.items()}
 
 
 def _at(figures: Mapping[str, Any], place: Sequence[str]) -> float | None:

@@ -4,8 +4,8 @@ A machine is not equally fast all the time, so that this is done in several roun
 through the levels from the top.
 
 What refusals cost is measured on a second server, which admits one picture at a time: the load of the highest level is sent there,
-nearly all of it is refused, and what the few answers cost, by their cost at the peak, is taken off. A regression over the levels
-would call it a cost of refusals when answers become dearer under load.
+nearly all of it is refused, and what the few answers cost is taken off: as much as those of one caller, since they, too, share no calls.
+A regression over the levels would call it a cost of refusals when answers become dearer under load.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def overload_results(
     """
     measured = _measured(server, workload, options, console)
     peaks = [one.peak for one in measured.rounds]
-    refusal_s = gateway_cpu_per_refusal_s(peaks, measured.refusing)
+    refusal_s = gateway_cpu_per_refusal_s(measured.unloaded, measured.refusing)
     servers = servers_of(measured.unloaded, peaks)
     rounds = [round_figures(one, measured.unloaded, refusal_s, servers, workload.seed) for one in measured.rounds]
     figures = {

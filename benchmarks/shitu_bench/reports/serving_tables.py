@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any, Final
 
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
+from shitu_bench.soak.figures import MOST_MEMORY_GROWTH_PERCENT
 from shitu_bench.summaries import QUANTILES, shown
 
 _MIB: Final = 1 << 20
-_HELD: Final = ("uss_bytes", "descriptor_count", "thread_count")
 
 
 def load_table(results: Mapping[str, Any]) -> str:
@@ -62,7 +61,7 @@ def overload_table(results: Mapping[str, Any]) -> str:
     lines = [
         (
             f"{machine_of(results)}; {_server(results)}; {len(rounds)} rounds, each of a peak and Poisson arrivals of multiples of it, "
-            f"{peak['duration_s']:g} s each; median (quartiles); peak by {peak['concurrency']} callers "
+            f"{peak['duration_s']:g} s each; median (least to largest); peak by {peak['concurrency']} callers "
             f"{shown(summary['peak']['goodput_per_s'], 1)}/s. *Adjusted*: as if neither the generator, beyond what it took at the peak, nor the "
             f"refusals ({results['gateway_cpu_ms_per_refusal']:.2f} ms of CPU each) had taken time from the two processors. Commit "
             f"{commit_of(results)}, seed {results['seed']}."
@@ -75,7 +74,7 @@ def overload_table(results: Mapping[str, Any]) -> str:
         "|---" * 11 + "|",
     ]
     lines += [_level_row(level) for level in summary["levels"]]
-    lines += ["", *(_queue_lines(queue, rounds[0]["queue"][0]) for queue in summary["queue"])]
+    lines += ["", *(_queue_lines(queue, [of["queue"][0] for of in rounds]) for queue in summary["queue"])]
     lines.append(
         f"With a deadline of {1000 * expiry['deadline_s']:.0f} ms at twice the peak {expiry['codes'].get('OK', 0)} were answered, "
         f"{expiry['codes'].get('RESOURCE_EXHAUSTED', 0)} refused and {expiry['expired_count']} expired; the detector ran "
@@ -103,17 +102,21 @@ def _level_row(level: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _queue_lines(queue: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    server = f"M/D/{first['servers']}"
+def _queue_lines(queue: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:
+    server = f"M/D/{rounds[0]['servers']}"
 
     def beside(service: str) -> str:
-        return f"predicts {shown(queue[f'{service}.predicted_ms.p99'], 0)} ms: {shown(queue[f'{service}.p99_by_predicted'], 2)} times"
+        fewer = sum(one[service]["is_of_fewer_arrivals"] for one in rounds)
+        bound = f" (at most: in {fewer} of {len(rounds)} rounds more arrived than can be predicted)" if fewer else ""
+        return (
+            f"{shown(queue[f'{service}.service_ms'], 1)} ms, {server} predicts {shown(queue[f'{service}.predicted_ms.p50'], 0)} and "
+            f"{shown(queue[f'{service}.predicted_ms.p99'], 0)} ms; p99 is {shown(queue[f'{service}.p99_by_predicted'], 2)} times that{bound}"
+        )
 
     return (
-        f"At {queue['factor']:g} of the peak p99 is {shown(queue['measured_ms.p99'], 0)} ms, p50 {shown(queue['measured_ms.p50'], 0)}. With the "
-        f"service time of the peak, {shown(queue['of_the_peak.service_ms'], 1)} ms (unloaded latency: {first['unloaded_latency_ms']:.1f}), "
-        f"{server} {beside('of_the_peak')}. What a picture takes depends on how many share a call: with the service time of "
-        f"this load, {shown(queue['of_the_level.service_ms'], 1)} ms, {server} {beside('of_the_level')}.\n"
+        f"At {queue['factor']:g} of the peak p50 is {shown(queue['measured_ms.p50'], 0)} and p99 {shown(queue['measured_ms.p99'], 0)} ms. With the "
+        f"service time of the peak, {beside('of_the_peak')}. With the service time of this load, by the CPU time of a picture, "
+        f"{beside('of_the_level')}. Unloaded a picture takes {rounds[0]['unloaded_latency_ms']:.1f} ms. Ratios are of each round.\n"
     )
 
 
@@ -128,7 +131,7 @@ def scaling_table(results: Mapping[str, Any]) -> str:
             f"(quartiles); commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
-        "| gateways | answers/s | ratio | p99, ms | processors in use | CPU of a gateway, ms for an answer |",
+        "| gateways | answers/s | ratio | p99, ms | share of all processors | CPU of a gateway, ms for an answer |",
         "|---" * 6 + "|",
         f"| 1 | {shown(one['rate_per_s'], 1)} | | {shown(one['p99_ms'], 1)} | {shown(one['cpu_share'], 2)} | {_gateways(one)} |",
         (
@@ -141,29 +144,28 @@ def scaling_table(results: Mapping[str, Any]) -> str:
 
 def soak_table(results: Mapping[str, Any]) -> str:
     """Return what each part of a server holds at the begin and at the end of a long run."""
-    run, verdict, samples = results["run"], results["verdict"], results["samples"]
-    count = len(samples) // 4
+    run, verdict = results["run"], results["verdict"]
     latency = run["latency_ms"]
     lines = [
         (
             f"{machine_of(results)}; {results['workload']['kind']} pictures, Poisson arrivals for {run['duration_s'] / 60:g} minutes at "
             f"{results['load_of_peak']:.0%} of the peak of {results['peak_per_s']:.1f}/s; {run['codes'].get('OK', 0):,} answered, "
             f"{verdict['error_count']:,} not; p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms. Medians of the first and of the last quarter of "
-            f"{len(samples)} samples; commit {commit_of(results)}, seed {results['seed']}."
+            f"{verdict['sample_count']} samples; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         "| part | memory at first, MiB | at last, MiB | grown | descriptors | threads |",
         "|---" * 6 + "|",
     ]
-    for part, grown in sorted(verdict["memory_growth_percent_by_part"].items()):
-        first, last = (_held(quarter, part) for quarter in (samples[:count], samples[-count:]))
+    for part, held in sorted(verdict["parts"].items()):
+        memory, descriptors, threads = held["uss_bytes"], held["descriptor_count"], held["thread_count"]
         cells = (
             part,
-            f"{first['uss_bytes'] / _MIB:.1f}",
-            f"{last['uss_bytes'] / _MIB:.1f}",
-            f"{grown:+.2f}%",
-            f"{first['descriptor_count']:.0f} to {last['descriptor_count']:.0f}",
-            f"{first['thread_count']:.0f} to {last['thread_count']:.0f}",
+            f"{memory['first'] / _MIB:.1f}",
+            f"{memory['last'] / _MIB:.1f}",
+            f"{held['memory_growth_percent']:+.2f}%",
+            f"{descriptors['first']:.0f} to {descriptors['last']:.0f}",
+            f"{threads['first']:.0f} to {threads['last']:.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -172,16 +174,11 @@ def soak_table(results: Mapping[str, Any]) -> str:
             f"All parts with what they share: {verdict['memory_growth_percent']:+.2f}% (a line through the last three quarters: "
             f"{verdict['memory_growth_fitted_percent']:+.2f}% in the whole time); descriptors {verdict['descriptor_growth']:+g}, threads "
             f"{verdict['thread_growth']:+g}, files of shared memory {verdict['shared_memory_file_growth']:+g} "
-            f"({verdict['shared_memory_growth_bytes']:+g} bytes)."
+            f"({verdict['shared_memory_growth_bytes']:+g} bytes). {'Passed' if verdict['passed'] else 'Not passed'}: memory is to grow by less than "
+            f"{MOST_MEMORY_GROWTH_PERCENT:g}%, descriptors and files not at all, and all are to be answered."
         ),
     ]
     return "\n".join(lines)
-
-
-def _held(samples: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
-    """Return medians; a part that ended or was not there yet holds nothing."""
-    uses = [sample["parts"].get(part, {}) for sample in samples]
-    return {name: median(use.get(name, 0) for use in uses) for name in _HELD}
 
 
 def peers_table(results: Mapping[str, Any]) -> str:

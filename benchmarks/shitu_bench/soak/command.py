@@ -19,9 +19,7 @@ def soak(
     load: Annotated[float, typer.Option(min=0.01, max=2, help="Of the peak, which is measured first.")] = 0.8,
     warm_up: Annotated[
         float,
-        typer.Option(
-            min=0, max=3600, help="Seconds at more than it can do, and then of the load, before the first sample."
-        ),
+        typer.Option(min=0, max=3600, help="Seconds of the load before the first sample."),
     ] = 120.0,
     interval: Annotated[float, typer.Option(min=0.5, max=3600, help="Between samples, seconds.")] = 10.0,
     peak_duration: Annotated[float, typer.Option(min=0.5, max=600, help="How long the peak is measured.")] = 20.0,
@@ -67,8 +65,8 @@ def _table(results: Mapping[str, Any]) -> Table:
     table.add_row("other answers", f"{verdict['error_count']}")
     table.add_row("memory, last quarter by first", f"{verdict['memory_growth_percent']:+.2f} %")
     table.add_row("memory, fitted", f"{verdict['memory_growth_fitted_percent']:+.2f} %")
-    for part, grown in verdict["memory_growth_percent_by_part"].items():
-        table.add_row(f"  {part}", f"{grown:+.2f} %")
+    for part, held in verdict["parts"].items():
+        table.add_row(f"  {part}", f"{held['memory_growth_percent']:+.2f} %")
     table.add_row("descriptors", f"{verdict['descriptor_growth']:+.0f}")
     table.add_row("threads", f"{verdict['thread_growth']:+.0f}")
     table.add_row("files of shared memory", f"{verdict['shared_memory_file_growth']:+.0f}")

@@ -56,9 +56,10 @@ def growth_figures(samples: Sequence[Sample], error_count: int) -> dict[str, Any
     descriptors = _difference(samples, lambda sample: sample.descriptor_count)
     files = _difference(samples, lambda sample: sample.shared_memory.file_count)
     return {
+        "sample_count": len(samples),
         "memory_growth_percent": memory,
         "memory_growth_fitted_percent": fitted_growth_percent(samples, lambda sample: sample.pss_bytes),
-        "memory_growth_percent_by_part": _by_part(samples),
+        "parts": _by_part(samples),
         "descriptor_growth": descriptors,
         "thread_growth": _difference(samples, lambda sample: sample.thread_count),
         "shared_memory_file_growth": files,
@@ -100,12 +101,24 @@ def kept_samples(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_part(samples: Sequence[Sample]) -> dict[str, float]:
-    def used_by(part: str) -> Callable[[Sample], float]:
-        return lambda sample: sample.parts[part].uss_bytes if part in sample.parts else 0
-
+def _by_part(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return what each part holds for itself at both ends; one that ended or was not there yet holds nothing."""
     parts = dict.fromkeys(part for sample in reversed(samples) for part in sample.parts)  # one that ended, too
-    return {part: growth_percent(samples, used_by(part)) for part in parts}
+
+    def held_by(part: str, name: str) -> Callable[[Sample], float]:
+        return lambda sample: float(getattr(sample.parts[part], name)) if part in sample.parts else 0.0
+
+    def ends(part: str, name: str) -> dict[str, float]:
+        first, last = _ends(samples, held_by(part, name))
+        return {"first": first, "last": last}
+
+    return {
+        part: {
+            "memory_growth_percent": growth_percent(samples, held_by(part, "uss_bytes")),
+            **{name: ends(part, name) for name in ("uss_bytes", "descriptor_count", "thread_count")},
+        }
+        for part in parts
+    }
 
 
 def _difference(samples: Sequence[Sample], of: Callable[[Sample], float]) -> float:

@@ -15,15 +15,13 @@ from shitu_bench.load.runs import PACKAGES, watched
 from shitu_bench.load.tallies import OK
 from shitu_bench.load.targets import started_target
 from shitu_bench.records import record
+from shitu_bench.serving.largest_batches import run_largest_batches
 from shitu_bench.serving.processes import ServerProcesses
 from shitu_bench.serving.server import ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions
 from shitu_bench.soak.figures import LEAST_SAMPLES, Sample, growth_figures, growth_percent, kept_samples
 
 _PEAK_WARM_UP_S: Final = 3.0
-_FILLING_FACTOR: Final = 2.0
-"""Of the peak, before the long run and as long as its warm-up. ONNX Runtime keeps the memory of the largest batch that came yet, and at
-0.8 of the peak one of the largest came after 45 minutes: a step that looks like a leak and is none."""
 _SAMPLES_PER_LINE: Final = 12
 """Where the output goes to a file, in which a bar would be of no use."""
 _MIB: Final = 1 << 20
@@ -34,8 +32,7 @@ class SoakOptions:
     """How long and how hard."""
 
     plan: LoadPlan
-    """Of the long run, save its rate; the concurrency is that of the peak. Before its warm-up, in which no samples are taken, the server is
-    given more than it can do for as long."""
+    """Of the long run, save its rate; the concurrency is that of the peak. No samples are taken in its warm-up."""
     load: float = 0.8
     """Of the peak."""
     interval_s: float = 10.0
@@ -58,12 +55,15 @@ def soak_results(
             f"{LEAST_SAMPLES + 1} of them"
         )
     with started_target(server, workload, console) as target:
+        # ONNX Runtime keeps the memory of the largest batch that came yet. By chance one of the largest comes after half an hour, and that
+        # is a step that looks like a leak and is none.
+        with console.status("the largest batches"):
+            run_largest_batches(target.triton_address, (server.detector, server.encoder))
         peak_plan = replace(options.plan, duration_s=options.peak_s, warm_up_s=_PEAK_WARM_UP_S)
         peak = watched(target, peak_plan, console, "peak")
         if not peak.ok_count:
             raise BenchError(f"no request was answered at the peak: {dict(peak.outcome.codes)}")
         peak_per_s = peak.outcome.rate_per_s
-        _fill(target, options.plan, _FILLING_FACTOR * peak_per_s, console)
         plan = replace(options.plan, rate_per_s=options.load * peak_per_s)
         sampler = _Sampler(target, plan, options.interval_s)
         measurement = _soaked(target, plan, sampler, console)
@@ -78,12 +78,6 @@ def soak_results(
         "samples": kept_samples(sampler.samples),
     }
     return record(figures, seed=workload.seed, packages=PACKAGES)
-
-
-def _fill(target: Target, plan: LoadPlan, rate_per_s: float, console: Console) -> None:
-    if plan.warm_up_s:
-        filling = replace(plan, rate_per_s=rate_per_s, duration_s=plan.warm_up_s, warm_up_s=0.0)
-        watched(target, filling, console, "more than it can do, for the largest batches")
 
 
 class _Sampler:
