@@ -200,7 +200,7 @@ class Merger(Generic[K, T, R]):
 
     def _end(self, leave: Leave, task: asyncio.Task[None]) -> None:
         for entry in self._calls.pop(task):
-            if not entry.is_waiting:  # else it has another turn
+            if not entry.is_waiting:  # else it is asked again
                 entry.answer.cancel()
         leave()
         self._begin()
