@@ -21,7 +21,7 @@ from shitu_bench.load.executions import added, executions
 from shitu_bench.load.measurements import Target, measured
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
 from shitu_bench.load.targets import foreign_target, target_of
-from shitu_bench.serving.largest_batches import run_largest_batches
+from shitu_bench.serving.batch_sizes import run_every_batch_size
 from shitu_bench.serving.processes import ServerProcesses
 from shitu_bench.serving.server import BenchServer, ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions, prepared
@@ -58,16 +58,16 @@ def results_of(path: Path, *arguments: str) -> dict[str, Any]:
     return results
 
 
-def test_the_largest_batches_are_run(bench_server):
+def test_batches_of_every_size_are_run(bench_server):
     address = bench_server.processes.triton_address()
     before = executions(address)
-    run_largest_batches(address, [DEMO_DET.name, DEMO_REC.name])
+    run_every_batch_size(address, [DEMO_DET.name, DEMO_REC.name])
     ran = added(before, executions(address))
     assert {name: model.counts for name, model in ran.items()} == {
-        spec.name: {spec.max_batch: 1} for spec in (DEMO_DET, DEMO_REC)
+        spec.name: dict.fromkeys(range(1, spec.max_batch + 1), 2) for spec in (DEMO_DET, DEMO_REC)
     }
-    with pytest.raises(BenchError, match="largest batches"):
-        run_largest_batches(address, ["nowhere"])
+    with pytest.raises(BenchError, match="every size"):
+        run_every_batch_size(address, ["nowhere"])
 
 
 def test_each_part_of_a_server_is_found(bench_server):

@@ -15,7 +15,7 @@ from shitu_bench.load.runs import PACKAGES, watched
 from shitu_bench.load.tallies import OK
 from shitu_bench.load.targets import started_target
 from shitu_bench.records import record
-from shitu_bench.serving.largest_batches import run_largest_batches
+from shitu_bench.serving.batch_sizes import run_every_batch_size
 from shitu_bench.serving.processes import ServerProcesses
 from shitu_bench.serving.server import ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions
@@ -55,10 +55,10 @@ def soak_results(
             f"{LEAST_SAMPLES + 1} of them"
         )
     with started_target(server, workload, console) as target:
-        # ONNX Runtime keeps the memory of the largest batch that came yet. By chance one of the largest comes after half an hour, and that
-        # is a step that looks like a leak and is none.
-        with console.status("the largest batches"):
-            run_largest_batches(target.triton_address, (server.detector, server.encoder))
+        # ONNX Runtime keeps memory for each size of batch that came yet. By chance one comes first after half an hour: a step that looks
+        # like a leak and is none.
+        with console.status("batches of every size"):
+            run_every_batch_size(target.triton_address, (server.detector, server.encoder))
         peak_plan = replace(options.plan, duration_s=options.peak_s, warm_up_s=_PEAK_WARM_UP_S)
         peak = watched(target, peak_plan, console, "peak")
         if not peak.ok_count:
