@@ -194,7 +194,8 @@ class Merger(Generic[K, T, R]):
             self._calls[task] = entries
             task.add_done_callback(partial(self._end, leave))
             _cancel_when_unwanted(task, entries)
-            self._schedule(task.get_loop())  # more may wait than fits
+            if self._waiting:
+                self._schedule(task.get_loop())
         else:
             leave()
 

@@ -26,11 +26,16 @@ class Pace:
 
     def note(self, took_s: float) -> None:
         """Work was done."""
-        self._sum_s = _MEMORY * self._sum_s + took_s
-        self._weight = _MEMORY * self._weight + 1
+        self._count(took_s)
         self.shortest_s = min(took_s, _RISE * self.shortest_s) if self.shortest_s else took_s
 
     def note_cut_off(self, after_s: float) -> None:
         """Work was given up: it would have taken longer, which is news only where less was thought."""
-        if after_s > self.shortest_s:
+        if not self.shortest_s:  # of which nothing is known by this
+            self._count(max(after_s, self.mean_s))
+        elif after_s > self.shortest_s:
             self.note(max(after_s, self.mean_s))
+
+    def _count(self, took_s: float) -> None:
+        self._sum_s = _MEMORY * self._sum_s + took_s
+        self._weight = _MEMORY * self._weight + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Leave = Callable[[], None]
 """Says that the call has ended."""
@@ -32,6 +32,8 @@ class Turns:
             long_calls: that may run at a time, with no short one beside them; None where calls do not disturb each other.
         """
         self._long_calls = long_calls
+        self.are_limited: Final = long_calls is not None
+        """Whether a long call keeps others waiting."""
         self._long_count = 0
         self._short_count = 0
         self._line: deque[_Waiter] = deque()
@@ -41,7 +43,8 @@ class Turns:
 
         Args:
             is_long: whether it wants the processors for itself.
-            begin: does not raise. What it is given is to be called once, when the call has ended or there is none to make.
+            begin: does not raise. What it is given is to be called once, when the call has ended or there is none to make. A call that was
+                cancelled has ended here, though a model may be at it a little longer: that cannot be seen.
         """
         self._line.append(_Waiter(is_long, begin))
         self._advance()

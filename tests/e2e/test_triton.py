@@ -396,6 +396,13 @@ class TestInference:
         assert counts(triton) == (inferences + 7, executions + 4)
         np.testing.assert_allclose(found, together, atol=1e-5)
 
+    async def test_a_request_is_one_call_where_nobody_waits_for_its_end(self, triton, connection):
+        encoder = TritonEncoder(connection, TINY_REC, "", limits=CallLimits(64, Turns(None)))
+        encoder._calls._item_pace.note(60.0)
+        inferences, executions = counts(triton)
+        await encoder.embed(pixels_for(TINY_REC, 8))
+        assert counts(triton) == (inferences + 8, executions + 1)
+
     @pytest.mark.parametrize("merged_by", ["Triton", "gateway"])
     async def test_a_request_that_fails_leaves_the_others_of_its_batch_alone(self, connection, caplog, merged_by):
         picky = TritonEncoder(connection, PICKY, "", limits=one_call())

@@ -453,3 +453,19 @@ class TestTurns:
         assert [item for _, (item,) in calls.made] == [1, 2]
         calls.free.set()
         assert await asyncio.gather(*answers) == [2, 4, 6]
+
+    async def test_as_many_calls_as_may_be_made_at_a_time_begin_where_turns_come_later(self, calls: Calls):
+        both, leaves = Turns(2), list[Leave]()
+        for _ in range(2):
+            both.ask(is_long=True, begin=leaves.append)
+        merger = calls.merger(most_size=1, most_calls=2, turns=both)
+        calls.free.clear()
+        answers = submitted(merger, 1, 2, 3)
+        await turns()
+        assert not calls.made
+        for leave in leaves:
+            leave()
+        await turns()
+        assert [item for _, (item,) in calls.made] == [1, 2]
+        calls.free.set()
+        assert await asyncio.gather(*answers) == [2, 4, 6]

@@ -39,3 +39,11 @@ def test_what_was_cut_off_is_news_only_where_less_was_thought():
     assert (pace.mean_s, pace.shortest_s) == (paced(0.2, 0.4).mean_s, paced(0.2, 0.4).shortest_s)
     pace.note_cut_off(0.5)
     assert pace.mean_s > paced(0.2, 0.4).mean_s
+
+
+def test_what_was_cut_off_first_says_nothing_of_the_shortest():
+    pace = Pace()
+    pace.note_cut_off(0.001)
+    assert (pace.mean_s, pace.shortest_s) == (0.001, 0.0)
+    pace.note(0.4)
+    assert pace.shortest_s == 0.4

@@ -13,7 +13,8 @@ from shitu_bench.errors import BenchError
 
 _TIMEOUT_S: Final = 120.0
 _RUNS: Final = 2
-"""At the second batch of a size ONNX Runtime takes memory by the plan that it made at the first, and keeps it."""
+"""At the second batch of a size ONNX Runtime takes memory by the plan that it made at the first, and keeps it; each instance of a model
+does so for itself, so that this is sure for one only."""
 
 
 def run_every_batch_size(triton_address: str, models: Iterable[str]) -> None:
