@@ -181,9 +181,14 @@ class Merger(Generic[K, T, R]):
     def _has_room(self) -> bool:
         return not self._is_in_line and len(self._calls) < self._limits.calls
 
+    @property
+    def _first(self) -> _Entry[K, T, R] | None:
+        """Of those in line that somebody still waits for."""
+        return next((entry for entry in self._waiting if not entry.answer.done()), None)
+
     def _begin(self) -> None:
         self._is_scheduled = False
-        while self._has_room and any(not entry.answer.done() for entry in self._waiting):
+        while self._has_room and self._first is not None:
             self._is_in_line = True
             self._ask_for_turn(self._call_next)
 
@@ -207,8 +212,8 @@ class Merger(Generic[K, T, R]):
         self._begin()
 
     def _taken(self) -> list[_Entry[K, T, R]]:
-        """Take the first that someone still waits for, and of its key as many more as fit, in their order."""
-        first = next((entry for entry in self._waiting if not entry.answer.done()), None)
+        """Take the first, and of its key as many more as fit, in their order."""
+        first = self._first
         if first is None:
             return []
         taken = [first] if first.is_alone else self._alike(first)

@@ -6,8 +6,9 @@ the gaps between each other.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -17,8 +18,13 @@ Begin = Callable[[Leave], None]
 """Begins the call."""
 
 
+class _Kind(Enum):
+    LONG = "long"
+    SHORT = "short"
+
+
 class _Waiter(NamedTuple):
-    is_long: bool
+    kind: _Kind
     begin: Begin
 
 
@@ -34,8 +40,7 @@ class Turns:
         self._long_calls = long_calls
         self.are_limited: Final = long_calls is not None
         """Whether a long call keeps others waiting."""
-        self._long_count = 0
-        self._short_count = 0
+        self._running = Counter[_Kind]()
         self._line: deque[_Waiter] = deque()
 
     def ask(self, *, is_long: bool, begin: Begin) -> None:
@@ -46,26 +51,22 @@ class Turns:
             begin: does not raise. What it is given is to be called once, when the call has ended or there is none to make. A call that was
                 cancelled has ended here, though a model may be at it a little longer: that cannot be seen.
         """
-        self._line.append(_Waiter(is_long, begin))
+        self._line.append(_Waiter(_Kind.LONG if is_long else _Kind.SHORT, begin))
         self._advance()
 
     def _advance(self) -> None:
-        while self._line and self._has_room(is_long=self._line[0].is_long):
-            is_long, begin = self._line.popleft()
-            self._count(1, is_long=is_long)
-            begin(partial(self._leave, is_long=is_long))
+        while self._line and self._has_room(self._line[0].kind):
+            kind, begin = self._line.popleft()
+            self._running[kind] += 1
+            begin(partial(self._leave, kind))
 
-    def _has_room(self, *, is_long: bool) -> bool:
+    def _has_room(self, kind: _Kind) -> bool:
         if self._long_calls is None:
             return True
-        return not self._short_count and self._long_count < self._long_calls if is_long else not self._long_count
+        if kind is _Kind.LONG:
+            return not self._running[_Kind.SHORT] and self._running[_Kind.LONG] < self._long_calls
+        return not self._running[_Kind.LONG]
 
-    def _leave(self, *, is_long: bool) -> None:
-        self._count(-1, is_long=is_long)
+    def _leave(self, kind: _Kind) -> None:
+        self._running[kind] -= 1
         self._advance()
-
-    def _count(self, change: int, *, is_long: bool) -> None:
-        if is_long:
-            self._long_count += change
-        else:
-            self._short_count += change

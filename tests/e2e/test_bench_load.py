@@ -17,11 +17,11 @@ import pytest
 from rich.console import Console
 
 from shitu_bench.errors import BenchError
-from shitu_bench.load.executions import added, executions
 from shitu_bench.load.measurements import Target, measured
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
 from shitu_bench.load.targets import foreign_target, target_of
 from shitu_bench.serving.batch_sizes import run_every_batch_size
+from shitu_bench.serving.batches import added
 from shitu_bench.serving.processes import ServerProcesses
 from shitu_bench.serving.server import BenchServer, ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions, prepared
@@ -60,13 +60,14 @@ def results_of(path: Path, *arguments: str) -> dict[str, Any]:
 
 def test_batches_of_every_size_are_run(bench_server):
     address = bench_server.processes.triton_address()
-    before = executions(address)
+    target = Target(bench_server.address, (), triton_address=address)
+    before = target.executions()
     run_every_batch_size(address, [DEMO_DET.name, DEMO_REC.name])
-    ran = added(before, executions(address))
+    ran = added(before, target.executions())
     assert {name: model.counts for name, model in ran.items()} == {
         spec.name: dict.fromkeys(range(1, spec.max_batch + 1), 2) for spec in (DEMO_DET, DEMO_REC)
     }
-    with pytest.raises(BenchError, match="every size"):
+    with pytest.raises(BenchError, match="nowhere"):
         run_every_batch_size(address, ["nowhere"])
 
 
@@ -83,7 +84,6 @@ def test_each_part_of_a_server_is_found(bench_server):
         "gateway 1",
     }
     assert all(len(found) == 1 for found in parts.values())
-    assert "demo_det" in executions(processes.triton_address())
     use = processes.use()
     assert all(part.rss_bytes >= part.pss_bytes >= part.uss_bytes > 1 << 20 for part in use.values())
     assert all(part.descriptor_count > 2 and part.thread_count > 0 for part in use.values())
@@ -95,9 +95,9 @@ def test_each_part_of_a_server_is_found(bench_server):
 
 @pytest.mark.parametrize("plan", [LoadPlan(3.0, 0.0, rate_per_s=10), LoadPlan(3.0, 0.0, concurrency=3)])
 def test_what_is_counted_is_what_triton_counts(target, plan):
-    before = executions(target.triton_address)
+    before = target.executions()
     run = measured(target, plan)
-    models = added(before, executions(target.triton_address))
+    models = added(before, target.executions())
     assert run.outcome.codes == {"OK": run.outcome.due_count}
     assert run.ok_count > 5
     assert models["demo_det"].item_count == run.ok_count

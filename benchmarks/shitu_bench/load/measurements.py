@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from shitu_bench.load.engine import run_load
-from shitu_bench.load.executions import added, described, executions
 from shitu_bench.load.plans import LoadOutcome, LoadPlan, LoadRequest, Progress
 from shitu_bench.load.tallies import OK
-from shitu_bench.serving.batches import Executions
+from shitu_bench.serving.batches import Executions, added
 from shitu_bench.serving.processes import ServerProcesses, spent
+from shitu_bench.serving.triton import TritonConnection
 from shitu_bench.summaries import quantiles
 
 _CURVE_SHARES: Final = (*(step / 100 for step in range(100)), 0.995, 0.999, 1.0)
@@ -31,6 +31,13 @@ class Target:
     """None where the server runs on another host."""
     triton_address: str = ""
     """Empty where its statistics cannot be had."""
+
+    def executions(self) -> dict[str, Executions]:
+        """Return what Triton ran until now, by model; nothing where that cannot be had. Raises BenchError."""
+        if not self.triton_address:
+            return {}
+        with TritonConnection(self.triton_address) as triton:
+            return triton.executions()
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Measurement:
             "client_cpu_share": round(self.client_cpu_share, 4),
             "cpu_ms_per_answer": self.cpu_ms_per_answer(),
             "memory_bytes": self.memory_bytes,
-            "models": {name: described(model) for name, model in self.models.items()},
+            "models": {name: model.described() for name, model in self.models.items()},
         }
 
     def cpu_ms_per_answer(self) -> dict[str, float]:
@@ -122,8 +129,7 @@ class _Costs:
     def begin(self) -> None:
         """Note what was used before."""
         target = self._target
-        if target.triton_address:
-            self._models_before = executions(target.triton_address)
+        self._models_before = target.executions()
         if target.processes is not None:
             self._cpu_before_s = target.processes.cpu_s()
 
@@ -132,8 +138,7 @@ class _Costs:
         target = self._target
         if target.processes is not None:
             self.cpu_s = spent(self._cpu_before_s, target.processes.cpu_s())
-        if target.triton_address:
-            self.models = added(self._models_before, executions(target.triton_address))
+        self.models = added(self._models_before, target.executions())
         if target.processes is not None:
             self.memory_bytes = sum(use.pss_bytes for use in target.processes.use().values())
 

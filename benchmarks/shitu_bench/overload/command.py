@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -11,7 +11,20 @@ from rich.table import Table
 
 from shitu_bench.load import command_options as options
 from shitu_bench.load.plans import LoadPlan, WorkloadKind
+from shitu_bench.overload.level_cells import level_cells
 from shitu_bench.summaries import shown
+
+_COLUMNS: Final = (
+    "offered",
+    "goodput of the peak",
+    "adjusted",
+    "refused",
+    "p99, ms",
+    "p99 by that at 1x",
+    "refusals p50, ms",
+    "retry hints, ms",
+)
+"""Of those that there are, what fits into a terminal."""
 
 
 def overload(
@@ -62,21 +75,11 @@ def _levels(results: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"Peak {shown(peak['goodput_per_s'], 1)} requests/s, p99 {shown(peak['p99_ms'], 1)} ms{warning}; medians (least to largest)"
     )
-    for column in ("load", "goodput", "adjusted", "refused", "p99, ms", "by that at 1 x", "refusal, ms", "hints, ms"):
+    for column in _COLUMNS:
         table.add_column(column, justify="right")
     for level in results["summary"]["levels"]:
-        table.add_row(
-            f"{level['factor']:g} x",
-            shown(level["goodput_of_peak"], 3),
-            shown(level["adjusted_goodput_of_peak"], 3),
-            f"{level['refused_share']['median']:.1%}",
-            shown(level["p99_ms"], 0),
-            shown(level["p99_by_that_at_1x"], 2),
-            shown(level["refusal_p50_ms"], 1),
-            f"{level['hint_p10_ms']['median']:.0f} to {level['hint_p90_ms']['median']:.0f}"
-            if level["hint_p10_ms"]
-            else "-",
-        )
+        cells = level_cells(level)
+        table.add_row(*(cells[column] for column in _COLUMNS))
     return table
 
 

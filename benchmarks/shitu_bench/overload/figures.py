@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from shitu_bench.load.measurements import Measurement, available_cores, rounded
-from shitu_bench.overload.queueing import MOST_UTILISATION, predicted
+from shitu_bench.overload.queueing import most_arrivals_per_s, predicted
 from shitu_bench.summaries import range_of
 
 QUEUE_FACTOR: Final = 0.8
@@ -163,7 +163,7 @@ def queue_figures(level: Level, unloaded: Measurement, peak: Measurement, server
     p50_ms, p99_ms = measurement.latency_ms("p50"), measurement.latency_ms("p99")
 
     def compared(service_s: float) -> dict[str, Any]:
-        most_per_s = MOST_UTILISATION * servers / service_s
+        most_per_s = most_arrivals_per_s(service_s, servers)
         queue = predicted(min(arrivals_per_s, most_per_s), service_s, servers, seed)
         return {
             "is_of_fewer_arrivals": arrivals_per_s > most_per_s,

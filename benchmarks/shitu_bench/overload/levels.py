@@ -18,7 +18,6 @@ from typing import Any, Final
 from rich.console import Console
 
 from shitu_bench.errors import BenchError
-from shitu_bench.load.executions import added, executions
 from shitu_bench.load.measurements import Measurement, Target
 from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.runs import PACKAGES, watched
@@ -35,7 +34,7 @@ from shitu_bench.overload.figures import (
     summary_figures,
 )
 from shitu_bench.records import record
-from shitu_bench.serving.batches import Executions
+from shitu_bench.serving.batches import Executions, added
 from shitu_bench.serving.server import ServerOptions
 from shitu_bench.serving.workload import WorkloadOptions
 
@@ -131,11 +130,11 @@ def _expiry(
     deadline_s = nearest.measurement.latency_ms("p50") / 1000
     if not 0 < deadline_s < plan.deadline_s:  # nothing was answered there
         deadline_s = plan.deadline_s / 2
-    before = executions(target.triton_address)
+    before = target.executions()
     # All of it counts, since what the models run is counted from begin to end.
     measurement = watched(target, replace(plan, warm_up_s=0.0, deadline_s=deadline_s), console, "short deadline")
     time.sleep(_REST_S)
-    ran = added(before, executions(target.triton_address))
+    ran = added(before, target.executions())
     return Expiry(measurement, _items(ran, server.detector), _items(ran, server.encoder))
 
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from shitu_bench.errors import BenchError
 
 _CUSTOMERS: Final = 2_000_000
-MOST_UTILISATION: Final = 0.99
+_MOST_UTILISATION: Final = 0.99
 """Nearer to 1 so many customers say little of the mean."""
-_ROUNDING: Final = 1e-9
 _WARM_UP_SHARE: Final = 0.05
 """Of customers, who come while the queue is still shorter than it will be."""
 
@@ -34,6 +33,11 @@ class QueuePrediction:
     p99_s: float
 
 
+def most_arrivals_per_s(service_s: float, servers: int) -> float:
+    """Return at which rate times can still be predicted: a little less than all that the servers can do."""
+    return _MOST_UTILISATION * servers / service_s
+
+
 def predicted(arrivals_per_s: float, service_s: float, servers: int, seed: int) -> QueuePrediction:
     """Return what M/D/c predicts.
 
@@ -47,9 +51,9 @@ def predicted(arrivals_per_s: float, service_s: float, servers: int, seed: int) 
         BenchError: more arrives than the servers can do, or all but that.
     """
     utilisation = arrivals_per_s * service_s / servers
-    if not 0 < utilisation <= MOST_UTILISATION + _ROUNDING or servers < 1:
+    if not 0 < arrivals_per_s <= most_arrivals_per_s(service_s, servers):
         raise BenchError(
-            f"expected a utilisation over 0 and at most {MOST_UTILISATION}, got {utilisation:.3f} of {servers} servers"
+            f"expected a utilisation over 0 and at most {_MOST_UTILISATION}, got {utilisation:.3f} of {servers} servers"
         )
     times_s = waiting_times(arrivals_per_s, service_s, servers, seed) + service_s
     return QueuePrediction(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from shitu_bench.overload.level_cells import level_cells
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
 from shitu_bench.soak.figures import MOST_MEMORY_GROWTH_PERCENT
@@ -58,6 +59,7 @@ def overload_table(results: Mapping[str, Any]) -> str:
     """Return goodput, refusals and latencies by offered load, and latency beside queueing theory."""
     summary, rounds, expiry = results["summary"], results["rounds"], results["expiry"]
     peak = rounds[0]["peak"]
+    rows = [level_cells(level) for level in summary["levels"]]
     lines = [
         (
             f"{machine_of(results)}; {_server(results)}; {len(rounds)} rounds, each of a peak and Poisson arrivals of multiples of it, "
@@ -67,13 +69,10 @@ def overload_table(results: Mapping[str, Any]) -> str:
             f"{commit_of(results)}, seed {results['seed']}."
         ),
         "",
-        (
-            "| offered | goodput of the peak | adjusted | refused | p50, ms | p99, ms | p99 by that at 1x | refusals p50, ms | p99, ms "
-            "| retry hints, ms | generator's CPU |"
-        ),
-        "|---" * 11 + "|",
+        f"| {' | '.join(rows[0])} |",
+        "|---" * len(rows[0]) + "|",
+        *(f"| {' | '.join(row.values())} |" for row in rows),
     ]
-    lines += [_level_row(level) for level in summary["levels"]]
     lines += ["", *(_queue_lines(queue, [of["queue"][0] for of in rounds]) for queue in summary["queue"])]
     lines.append(
         f"With a deadline of {1000 * expiry['deadline_s']:.0f} ms at twice the peak {expiry['codes'].get('OK', 0)} were answered, "
@@ -82,24 +81,6 @@ def overload_table(results: Mapping[str, Any]) -> str:
         "objects in answers."
     )
     return "\n".join(lines)
-
-
-def _level_row(level: Mapping[str, Any]) -> str:
-    first, last = level["hint_p10_ms"], level["hint_p90_ms"]
-    cells = (
-        f"{level['factor']:g} x",
-        shown(level["goodput_of_peak"], 3),
-        shown(level["adjusted_goodput_of_peak"], 3),
-        f"{level['refused_share']['median']:.1%}",
-        shown(level["p50_ms"], 0),
-        shown(level["p99_ms"], 0),
-        shown(level["p99_by_that_at_1x"], 2),
-        shown(level["refusal_p50_ms"], 1),
-        shown(level["refusal_p99_ms"], 1),
-        f"{first['median']:.0f} to {last['median']:.0f}" if first else "-",
-        f"{level['client_cpu_share']['median']:.1%}",
-    )
-    return f"| {' | '.join(cells)} |"
 
 
 def _queue_lines(queue: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:

@@ -37,8 +37,23 @@ class Executions:
 
     def since(self, before: Executions) -> Executions:
         """Return what was run after a moment."""
-        added = {size: count - before.counts.get(size, 0) for size, count in self.counts.items()}
-        return Executions({size: count for size, count in added.items() if count})
+        more = {size: count - before.counts.get(size, 0) for size, count in self.counts.items()}
+        return Executions({size: count for size, count in more.items() if count})
+
+    def described(self) -> dict[str, Any]:
+        """Return this as it is kept in results."""
+        return {
+            "execution_count": self.batch_count,
+            "item_count": self.item_count,
+            "mean_batch": round(self.mean_size, 3),
+            "batches": {str(size): count for size, count in self.counts.items()},
+        }
+
+
+def added(before: Mapping[str, Executions], after: Mapping[str, Executions]) -> dict[str, Executions]:
+    """Return what was run between two moments, by model; models that ran nothing are left out."""
+    models = {name: now.since(before.get(name, Executions({}))) for name, now in after.items()}
+    return {name: model for name, model in models.items() if model.batch_count}
 
 
 def executions_of(statistics: Iterable[Any]) -> dict[str, Executions]:

@@ -1,4 +1,4 @@
-"""What Triton says that it ran, and with what: asked over its gRPC, between measurements and at their ends."""
+"""Triton itself, over its gRPC: what it ran and with what, and batches sent past the gateway."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from shitu_bench.models.sessions import SessionPlan
 from shitu_bench.serving.batches import Executions, executions_of
 
 _TIMEOUT_S: Final = 20.0
+_INFERENCE_TIMEOUT_S: Final = 120.0
 _SESSION: Final = "session."
 
 
-class TritonStatistics:
+class TritonConnection:
     """A connection to a Triton."""
 
     def __init__(self, address: str) -> None:
@@ -34,22 +35,33 @@ class TritonStatistics:
     ) -> None:
         self._channel.close()
 
-    def executions(self, model: str) -> Executions:
-        """Return how many batches of each size a model ran since it was loaded, in all its versions. Raises BenchError."""
+    def executions(self) -> dict[str, Executions]:
+        """Return by model how many batches of each size ran since it was loaded, in all its versions. Raises BenchError."""
+        return executions_of(self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest()).model_stats)
+
+    def executions_of(self, model: str) -> Executions:
+        """Return the same of one model. Raises BenchError."""
         answer = self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name=model))
         return executions_of(answer.model_stats).get(model, Executions({}))
 
     def session_plan(self, model: str) -> SessionPlan:
         """Return how the backend opens a model's session on the CPU. Raises BenchError."""
-        answer = self._asked(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model))
-        parameters: Mapping[str, Any] = answer.config.parameters
+        parameters: Mapping[str, Any] = self.config(model).parameters
         values = {name: parameters[name].string_value for name in parameters}
         entries = {name: value for name, value in values.items() if name.startswith(_SESSION)}
         return SessionPlan(int(values.get("intra_op_thread_count", "0")), entries=entries)
 
-    def _asked(self, call: Any, request: Any) -> Any:
+    def config(self, model: str) -> Any:
+        """Return a model's configuration, a `ModelConfig` of Triton's protocol. Raises BenchError."""
+        return self._asked(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model)).config
+
+    def infer(self, request: Any) -> None:
+        """Run a model on a `ModelInferRequest`. Raises BenchError."""
+        self._asked(self._stub.ModelInfer, request, _INFERENCE_TIMEOUT_S)
+
+    def _asked(self, call: Any, request: Any, timeout_s: float = _TIMEOUT_S) -> Any:
         try:
-            return call(request, timeout=_TIMEOUT_S)
+            return call(request, timeout=timeout_s)
         except grpc.RpcError as error:
             assert isinstance(error, grpc.Call)  # noqa: PT017
             raise BenchError(
