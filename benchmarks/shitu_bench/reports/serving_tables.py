@@ -170,7 +170,7 @@ def peers_table(results: Mapping[str, Any]) -> str:
         (
             f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
             f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
-            f"slices in turns, median (quartiles; of two, halfway to each); p99 of all answers; commit {commit_of(results)}, seed {results['seed']}."
+            f"slices in turns, median (quartiles); p99 of all answers; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         (
