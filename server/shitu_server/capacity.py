@@ -25,7 +25,8 @@ class Capacity:
     model_calls: int
     """In flight, to each version of a model; what is asked meanwhile shares the next."""
     long_calls: int | None
-    """In flight, to all models together, of those that want all processors for themselves; None where the models have others."""
+    """In flight, to all models together, of those that want the processors of an instance for themselves; None where the models have
+    others."""
 
 
 def capacity_of(settings: Settings, *, embedded: bool, processor_count: int) -> Capacity:

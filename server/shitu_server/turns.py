@@ -1,7 +1,7 @@
-"""Turns of calls to several models on the same processors: a long call has them for itself, short ones run side by side.
+"""Turns of calls to several models on the same processors: a long call has its share for itself, short ones run side by side.
 
-On a CPU each call uses all processors that there are. Side by side long ones push each other out of the caches, while short ones fill
-the gaps between each other.
+On a CPU the instances of a model share the processors, and each call uses the share of one: with a single instance all that there are.
+Side by side on one share long calls push each other out of the caches, while short ones fill the gaps between each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Turns:
         """Begin with nothing running.
 
         Args:
-            long_calls: that may run at a time, with no short one beside them; None where calls do not disturb each other.
+            long_calls: that may run at a time; in place of one of them, any number of short ones. None where calls do not disturb each
+                other.
         """
         self._long_calls = long_calls
         self.are_limited: Final = long_calls is not None
@@ -47,7 +48,7 @@ class Turns:
         """Begin a call when it is its turn, at once or later; those who ask come in their order, so that nobody is passed for ever.
 
         Args:
-            is_long: whether it wants the processors for itself.
+            is_long: whether it wants a share of the processors for itself.
             begin: does not raise. What it is given is to be called once, when the call has ended or there is none to make. A call that was
                 cancelled has ended here, though a model may be at it a little longer: that cannot be seen.
         """
@@ -63,9 +64,10 @@ class Turns:
     def _has_room(self, kind: _Kind) -> bool:
         if self._long_calls is None:
             return True
-        if kind is _Kind.LONG:
-            return not self._running[_Kind.SHORT] and self._running[_Kind.LONG] < self._long_calls
-        return not self._running[_Kind.LONG]
+        are_short_running = self._running[_Kind.SHORT] > 0
+        if kind is _Kind.SHORT and are_short_running:
+            return True
+        return self._running[_Kind.LONG] + are_short_running < self._long_calls
 
     def _leave(self, kind: _Kind) -> None:
         self._running[kind] -= 1

@@ -49,8 +49,15 @@ def test_as_many_long_calls_run_as_may():
     callers = Callers(2).ask("A", "B", "C", "d")
     assert callers.names == "AB"
     assert callers.leave("A").names == "BC"
-    assert callers.leave("B").names == "C", "a short call waits for all of them"
-    assert callers.leave("C").names == "d"
+    assert callers.leave("B").names == "Cd"
+
+
+def test_short_calls_together_take_the_place_of_a_long_one():
+    callers = Callers(2).ask("A", "b", "c", "D", "e")
+    assert callers.names == "Abc"
+    assert callers.leave("A").names == "bcDe", "a long call beside short ones, on a share of the processors each"
+    assert callers.ask("F").leave("b").leave("c").names == "De"
+    assert callers.leave("e").names == "DF"
 
 
 def test_nobody_is_passed_for_ever():
