@@ -140,6 +140,7 @@ TABLES: Final = (
     GeneratedTable("scaling", ROOT / "docs" / "performance.md", scaling_table),
     GeneratedTable("soak", ROOT / "docs" / "performance.md", soak_table),
     GeneratedTable("peers", ROOT / "docs" / "performance.md", peers_table),
+    GeneratedTable("peers_tuned", ROOT / "docs" / "performance.md", peers_table),
     GeneratedTable("quality", ROOT / "docs" / "performance.md", quality_table),
 )
 
