@@ -27,9 +27,9 @@ _MERGED_S: Final = 0.1
 _MERGED_BYTES: Final = 8 << 20
 """Of pixels in a call to which several requests are merged: of the default segment of shared memory, a quarter."""
 _LONG_ITEM_S: Final = 0.015
-"""Calls of items that take longer, at their fastest, have the processors of an instance for themselves. Measured on 2 processors, against calls side by
-side: official detector (65 ms) with ViT-B/16 (88 ms) 1.08 times the pictures a second, with PP-LCNetV2 (5 ms) 1.06. The demo models (5 and
-2 ms) would lose by it, 0.93: the gaps between their calls are filled by each other."""
+"""Calls of items that take longer, at their fastest, have the processors of an instance for themselves. Measured on 2 processors with one
+instance, against calls side by side: official detector (65 ms) with ViT-B/16 (88 ms) 1.08 times the pictures a second, with PP-LCNetV2
+(5 ms) 1.06. The demo models (5 and 2 ms) would lose by it, 0.93: the gaps between their calls are filled by each other."""
 _REQUEST_S: Final = 0.5
 """How long a call may take that is made of one request's items, about: a request with more is several calls, so that other models get turns
 in between. Items that take so long gain nothing from a larger batch on a CPU."""

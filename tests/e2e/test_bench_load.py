@@ -84,6 +84,7 @@ def test_each_part_of_a_server_is_found(bench_server):
         "gateway 1",
     }
     assert all(len(found) == 1 for found in parts.values())
+    assert "demo_det" in Target(bench_server.address, (), triton_address=processes.triton_address()).executions()
     use = processes.use()
     assert all(part.rss_bytes >= part.pss_bytes >= part.uss_bytes > 1 << 20 for part in use.values())
     assert all(part.descriptor_count > 2 and part.thread_count > 0 for part in use.values())

@@ -23,7 +23,7 @@ from shitu_bench.ceiling.triton_load import PerfAnalyzer, triton_alone
 from shitu_bench.load.plans import LoadPlan
 from shitu_bench.serving.batches import pictures_per_s, sequence
 from shitu_bench.serving.server import BenchServer, ServerOptions
-from shitu_bench.serving.triton import TritonConnection
+from shitu_bench.serving.triton import BenchTriton
 from shitu_bench.serving.workload import WorkloadOptions, prepared
 from shitu_bench.summaries import quantiles, spread_of
 from shitu_models.repository import find_repository, placed_any, weights_path
@@ -63,7 +63,7 @@ def measured_ceiling(plan: CeilingPlan, perf_analyzer: PerfAnalyzer | None, cons
             options = WorkloadOptions(picture_count=plan.pictures, vector_count=_VECTORS, seed=SEED)
             requests = prepared(server.address, options)
             pixels = write_pixels(server.address, requests, specs[0], specs[1], folder)
-        triton = stack.enter_context(TritonConnection(server.processes.triton_address()))
+        triton = stack.enter_context(BenchTriton(server.processes.triton_address()))
         alone = stack.enter_context(CeilingModels(_models(repository, specs, triton, pixels)))
         loaded = LoadedServer(server, requests, triton, (specs[0].name, specs[1].name))
         figures = _Pairs(plan, loaded, alone, console).measured()
@@ -75,7 +75,7 @@ def measured_ceiling(plan: CeilingPlan, perf_analyzer: PerfAnalyzer | None, cons
 
 
 def _models(
-    repository: Path, specs: Sequence[ModelSpec], triton: TritonConnection, pixels: Mapping[str, Path]
+    repository: Path, specs: Sequence[ModelSpec], triton: BenchTriton, pixels: Mapping[str, Path]
 ) -> list[CeilingModel]:
     return [
         CeilingModel(spec.name, weights_path(repository, spec), triton.session_plan(spec.name), pixels[spec.name])

@@ -14,7 +14,7 @@ from shitu_bench.load.plans import LoadOutcome, LoadPlan, LoadRequest
 from shitu_bench.serving.batches import Executions, steady_rate
 from shitu_bench.serving.processes import spent
 from shitu_bench.serving.server import BenchServer
-from shitu_bench.serving.triton import TritonConnection
+from shitu_bench.serving.triton import BenchTriton
 
 _OK: Final = "OK"
 _LOOKS: Final = 100
@@ -48,7 +48,7 @@ class LoadedServer:
     """A server, what is sent to it, and its Triton."""
 
     def __init__(
-        self, server: BenchServer, requests: Sequence[LoadRequest], triton: TritonConnection, models: tuple[str, str]
+        self, server: BenchServer, requests: Sequence[LoadRequest], triton: BenchTriton, models: tuple[str, str]
     ) -> None:
         self._server = server
         self._requests = requests
@@ -112,11 +112,13 @@ class LoadedServer:
 
     def executions(self) -> dict[str, Executions]:
         """Return what Triton ran until now."""
-        return {name: self._triton.executions_of(name) for name in self._models}
+        ran = self._triton.executions()
+        return {name: ran[name] for name in self._models}
 
     def embedded_count(self) -> int:
         """Return how many crops the encoder ran until now."""
-        return self._triton.executions_of(self._models[1]).item_count
+        encoder = self._models[1]
+        return self._triton.executions(encoder)[encoder].item_count
 
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU time of the server's parts until now."""

@@ -25,7 +25,7 @@ from rich.console import Console
 from shitu_bench.ceiling.models import CeilingModels, Slice
 from shitu_bench.errors import BenchError
 from shitu_bench.serving.batches import Batch, pictures_per_s, sequence
-from shitu_bench.serving.triton import TritonConnection
+from shitu_bench.serving.triton import BenchTriton
 from shitu_bench.summaries import spread_of
 from shitu_models.specs import PIXELS
 
@@ -95,7 +95,7 @@ class PerfAnalyzer:
 
 def triton_alone(
     perf_analyzer: PerfAnalyzer,
-    triton: TritonConnection,
+    triton: BenchTriton,
     alone: CeilingModels,
     requested: Mapping[str, int],
     pixels: Mapping[str, Path],
@@ -134,16 +134,16 @@ def _request_count(alone: CeilingModels, model: str, batch: int) -> int:
 
 def _turn(
     perf_analyzer: PerfAnalyzer,
-    triton: TritonConnection,
+    triton: BenchTriton,
     alone: CeilingModels,
     requests: tuple[str, int, int],
     data: Path,
 ) -> dict[str, float]:
     """Measure Triton, then the model alone; `requests` are of a model, with so many items, so many."""
     model, batch, count = requests
-    before = triton.executions_of(model)
+    before = triton.executions(model)[model]
     rate_per_s = perf_analyzer.run(triton.address, model, batch, count, data)
-    executed = triton.executions_of(model).since(before)
+    executed = triton.executions(model)[model].since(before)
     outcome = alone.run(Slice(sequence({model: executed}, _SEED), _WINDOW_S, 1))
     ceiling_per_s = pictures_per_s(outcome.done, {model: 1.0}, 1)
     return {

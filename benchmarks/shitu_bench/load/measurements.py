@@ -14,7 +14,7 @@ from shitu_bench.load.plans import LoadOutcome, LoadPlan, LoadRequest, Progress
 from shitu_bench.load.tallies import OK
 from shitu_bench.serving.batches import Executions, added
 from shitu_bench.serving.processes import ServerProcesses, spent
-from shitu_bench.serving.triton import TritonConnection
+from shitu_bench.serving.triton import BenchTriton
 from shitu_bench.summaries import quantiles
 
 _CURVE_SHARES: Final = (*(step / 100 for step in range(100)), 0.995, 0.999, 1.0)
@@ -36,7 +36,7 @@ class Target:
         """Return what Triton ran until now, by model; nothing where that cannot be had. Raises BenchError."""
         if not self.triton_address:
             return {}
-        with TritonConnection(self.triton_address) as triton:
+        with BenchTriton(self.triton_address) as triton:
             return triton.executions()
 
 

@@ -51,7 +51,7 @@ def predicted(arrivals_per_s: float, service_s: float, servers: int, seed: int) 
         BenchError: more arrives than the servers can do, or all but that.
     """
     utilisation = arrivals_per_s * service_s / servers
-    if not 0 < arrivals_per_s <= most_arrivals_per_s(service_s, servers):
+    if not (utilisation > 0 and arrivals_per_s <= most_arrivals_per_s(service_s, servers)):
         raise BenchError(
             f"expected a utilisation over 0 and at most {_MOST_UTILISATION}, got {utilisation:.3f} of {servers} servers"
         )

@@ -166,13 +166,14 @@ def peers_table(results: Mapping[str, Any]) -> str:
     """Return other servers of the same models beside ours."""
     pictures, versions = results["pictures"], results["paddlex"]["versions"]
     width, height = pictures["size_px"]
-    instances, threads = (results["shitu"][name] for name in ("instances", "threads"))
+    instances, threads = results["shitu"]["instances"], results["shitu"]["threads"]
+    of_threads = f" and {threads} thread(s) of each" if threads else ""
     lines = [
         (
             f"{machine_of(results)}; {results['clients']} clients, each with one request in flight; {width}x{height} JPEG; the same random "
             f"weights (seed {results['weights_seed']}) at both; PaddleX {versions['paddlex']} with PaddlePaddle {versions['paddlepaddle']}; "
             f"slices in turns, median (quartiles; of two, halfway to each); p99 of all answers; "
-            f"shitu with {instances} instance(s) of each model{f' and {threads} thread(s) of each' if threads else ''}; commit {commit_of(results)}, seed {results['seed']}."
+            f"shitu with {instances} instance(s) of each model{of_threads}; commit {commit_of(results)}, seed {results['seed']}."
         ),
         "",
         (

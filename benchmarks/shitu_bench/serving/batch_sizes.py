@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tritonclient.grpc import service_pb2
 
-from shitu_bench.serving.triton import TritonConnection
+from shitu_bench.serving.triton import BenchTriton
 
 _RUNS: Final = 2
 """At the second batch of a size ONNX Runtime takes memory by the plan that it made at the first, and keeps it; each instance of a model
@@ -21,7 +21,7 @@ def run_every_batch_size(triton_address: str, models: Iterable[str]) -> None:
     Raises:
         BenchError: Triton does not answer, or a model fails.
     """
-    with TritonConnection(triton_address) as triton:
+    with BenchTriton(triton_address) as triton:
         for model in models:
             config = triton.config(model)
             for size in range(config.max_batch_size, 0, -1):

@@ -19,8 +19,8 @@ _INFERENCE_TIMEOUT_S: Final = 120.0
 _SESSION: Final = "session."
 
 
-class TritonConnection:
-    """A connection to a Triton."""
+class BenchTriton:
+    """A connection to a Triton, for measurements; the server has one of its own."""
 
     def __init__(self, address: str) -> None:
         self.address: Final = address
@@ -35,14 +35,14 @@ class TritonConnection:
     ) -> None:
         self._channel.close()
 
-    def executions(self) -> dict[str, Executions]:
-        """Return by model how many batches of each size ran since it was loaded, in all its versions. Raises BenchError."""
-        return executions_of(self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest()).model_stats)
+    def executions(self, model: str = "") -> dict[str, Executions]:
+        """Return by model how many batches of each size ran since it was loaded, in all its versions; all models where none is named.
 
-    def executions_of(self, model: str) -> Executions:
-        """Return the same of one model. Raises BenchError."""
+        Raises:
+            BenchError: Triton does not answer, or has not the model.
+        """
         answer = self._asked(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(name=model))
-        return executions_of(answer.model_stats).get(model, Executions({}))
+        return executions_of(answer.model_stats)
 
     def session_plan(self, model: str) -> SessionPlan:
         """Return how the backend opens a model's session on the CPU. Raises BenchError."""
