@@ -26,8 +26,10 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the name of the processor, with what tells apart those that hosts call by one name ("AMD EPYC"): the family and model, and
-    the widest vectors, on which the speed of a matrix product depends."""
+    """Return the name of the processor, with what tells apart those that hosts call by one name ("AMD EPYC").
+
+    That is the family and model, and the widest vectors, on which the speed of a matrix product depends.
+    """
     return processor_in(Path("/proc/cpuinfo").read_text(encoding="utf-8")) or platform.processor()
 
 
