@@ -69,7 +69,7 @@ class RecognitionCalls(Connection):
         """Recognise any number of (request id, picture) over one stream; results come as they are ready, errors as values.
 
         What `images` raises, or reading a picture, ends the stream: the results of the pictures before come first, then it is
-        raised here.
+        raised here. When this is closed (`aclose`), the stream is cancelled: no more pictures are taken.
         """
         fault: list[Exception] = []
         message = await self._checked(**options)
@@ -90,6 +90,8 @@ class RecognitionCalls(Connection):
                 yield response.outcome.request_id, _recognition_or_error(response.outcome)
         except grpc.RpcError as error:
             raise error_of_call(await ending.of(error), self._server) from error
+        finally:
+            call.cancel()
         if fault:
             raise fault[0]
 

@@ -82,21 +82,29 @@ class Admission:
         if self.in_flight < self._limit and not self._waiters:
             self.in_flight += amount
             return
-        waiter = _Waiter(amount, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(amount, loop.create_future())
         self._waiters.append(waiter)
+        # Not `wait_for`: before Python 3.12 it returns as if nothing were where it is cancelled and granted in the same turn of the loop.
+        timer = None if deadline_s is None else loop.call_later(deadline_s - time.monotonic(), self._refuse, waiter)
         try:
-            await asyncio.wait_for(waiter.granted, None if deadline_s is None else deadline_s - time.monotonic())
-        except asyncio.TimeoutError as error:
-            self._forget(waiter)
-            raise DeadlineExceededError(f"the deadline passed while {self._name} were waiting for room") from error
-        except asyncio.CancelledError:
+            await waiter.granted
+        except BaseException:
             self._forget(waiter)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _refuse(self, waiter: _Waiter) -> None:
+        if not waiter.granted.done():
+            late = DeadlineExceededError(f"the deadline passed while {self._name} were waiting for room")
+            waiter.granted.set_exception(late)
 
     def _forget(self, waiter: _Waiter) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-        elif not waiter.granted.cancelled():  # granted in the same moment
+        elif not waiter.granted.cancelled() and waiter.granted.exception() is None:  # granted in the same moment
             self._release(waiter.amount)
 
     def _release(self, amount: int) -> None:

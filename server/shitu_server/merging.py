@@ -96,7 +96,7 @@ class Merger(Generic[K, T, R]):
         self._waiting: deque[_Entry[K, T, R]] = deque()
         self.waiting_size = 0
         """Of all that is in no call yet."""
-        self._calls: dict[asyncio.Task[None], Sequence[_Entry[K, T, R]]] = {}
+        self._calls: dict[asyncio.Task[None], list[_Entry[K, T, R]]] = {}
         self._is_scheduled = False
         self._is_in_line = False
         """For a turn."""
@@ -205,9 +205,8 @@ class Merger(Generic[K, T, R]):
             leave()
 
     def _end(self, leave: Leave, task: asyncio.Task[None]) -> None:
-        for entry in self._calls.pop(task):
-            if not entry.is_waiting:  # else it is asked again
-                entry.answer.cancel()
+        for entry in self._calls.pop(task):  # an error, since a cancelled handler gives its client no status at all
+            _fail(entry.answer, UnavailableError(f"the call to {self._name} ended without an answer; try again"))
         leave()
         self._begin()
 
@@ -246,8 +245,8 @@ class Merger(Generic[K, T, R]):
         entry.is_waiting = False
         self.waiting_size -= entry.size
 
-    async def _answer(self, entries: Sequence[_Entry[K, T, R]]) -> None:
-        """Call, and hand out what comes; whoever has no answer afterwards is cancelled by `_end`."""
+    async def _answer(self, entries: list[_Entry[K, T, R]]) -> None:
+        """Call, and hand out what comes; whoever is still in `entries` afterwards, without an answer, is told so by `_end`."""
         deadlines = [entry.deadline_s for entry in entries if entry.deadline_s is not None]
         latest_s = max(deadlines) if len(deadlines) == len(entries) else None
         try:
@@ -267,12 +266,18 @@ class Merger(Generic[K, T, R]):
             raise InternalError(f"{self._name} gave {len(results)} results for {len(items)} items")
         return results
 
-    def _fail_all(self, entries: Sequence[_Entry[K, T, R]], error: Exception) -> None:
-        asked_again = len(entries) > 1 and isinstance(error, self._item_faults)
-        for entry in reversed(entries):
-            if not asked_again:
+    def _fail_all(self, entries: list[_Entry[K, T, R]], error: Exception) -> None:
+        if len(entries) > 1 and isinstance(error, self._item_faults):
+            self._ask_again(entries)
+        else:
+            for entry in entries:
                 _fail(entry.answer, error)
-            elif not entry.answer.done():
+
+    def _ask_again(self, entries: list[_Entry[K, T, R]]) -> None:
+        """Let each stand at the head of the line for a call of its own, which may begin before this one has left."""
+        while entries:
+            entry = entries.pop()
+            if not entry.answer.done():
                 entry.is_alone = True
                 self._wait(entry, at_head=True)
 

@@ -85,6 +85,37 @@ async def test_a_cancelled_waiter_holds_nothing():
     assert admission.in_flight == 0
 
 
+@pytest.mark.parametrize("left_s", [None, 30.0])
+async def test_who_is_cancelled_when_granted_does_no_work(left_s: float | None):
+    """As where a client goes that had several requests in flight: one gives its place to the next, which is cancelled too."""
+    admission = Admission("crops", limit=2)
+    deadline_s = None if left_s is None else time.monotonic() + left_s
+    worked: list[int] = []
+
+    async def work(number: int) -> None:
+        async with admission.room(1, deadline_s):
+            await asyncio.sleep(0.05)
+            worked.append(number)
+
+    tasks = [asyncio.create_task(work(number)) for number in range(6)]
+    await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [asyncio.CancelledError] * 6
+    assert (worked, admission.in_flight, admission.waiting) == ([], 0, 0)
+
+
+async def test_who_comes_after_the_deadline_is_refused_and_leaves_the_line():
+    admission = Admission("crops", limit=1)
+    async with admission.room(1, None):
+        with pytest.raises(DeadlineExceededError, match="the deadline passed while crops were waiting for room"):
+            async with admission.room(1, time.monotonic() - 1):
+                pytest.fail("there was no room")
+        assert admission.waiting == 0
+    assert admission.in_flight == 0
+
+
 async def test_patience_waits_for_a_place():
     tries = 0
 

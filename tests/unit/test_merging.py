@@ -264,6 +264,42 @@ async def test_those_of_a_failed_call_are_asked_one_by_one_within_the_limit_whil
     assert calls.made[2:] == [("a", [1]), ("a", [-1]), ("a", [3]), ("a", [4])], "and before those who came later"
 
 
+@pytest.mark.parametrize("most_calls", [1, 2, 64])
+@pytest.mark.parametrize("comes_first", [False, True])
+async def test_those_of_a_failed_call_are_answered_whoever_asks_in_the_turn_in_which_it_fails(
+    most_calls: int, comes_first: bool
+):
+    """Where others begin a call between the failure and its clearing away, it may take along one that is asked again."""
+    fails = asyncio.Event()
+
+    async def call(_key: str, items: Sequence[int], _deadline_s: float | None) -> list[int]:
+        if min(items) < 0:
+            await fails.wait()
+            raise InvalidArgumentError("item", "negative")
+        await asyncio.sleep(0.01)  # still under way when the one that failed is cleared away
+        return [2 * item for item in items]
+
+    merger: Merger[str, int, int] = Merger(
+        "somebody", call, most_size=lambda _: 8, limits=MergerLimits(most_calls), item_faults=InvalidArgumentError
+    )
+
+    async def third() -> int:
+        await fails.wait()
+        return await merger.submit("a", 3, 1, None)
+
+    asked = [] if comes_first else submitted(merger, 1, -1)
+    await turns()
+    later = asyncio.create_task(third())
+    await turns()
+    asked = asked or submitted(merger, 1, -1)
+    await turns()
+    fails.set()
+    good, bad, last = await asyncio.wait_for(asyncio.gather(*asked, later, return_exceptions=True), 10)
+    assert (good, last) == (2, 6)
+    assert isinstance(bad, InvalidArgumentError)
+    assert merger.waiting_size == 0
+
+
 async def test_more_than_may_wait_is_refused_at_once(calls: Calls):
     merger = calls.merger(waiting_size=4)
     first = await held(calls, merger)
@@ -317,7 +353,7 @@ async def test_call_that_is_cancelled_from_within_leaves_nobody_waiting():
 
     merger: Merger[str, int, int] = Merger("somebody", call, most_size=lambda _: 8, limits=MergerLimits(1))
     for outcome in await asyncio.gather(*submitted(merger, 1, 2), return_exceptions=True):
-        assert isinstance(outcome, asyncio.CancelledError)
+        assert isinstance(outcome, UnavailableError), "a handler that is cancelled gives its client no status"
 
 
 class Picture:
