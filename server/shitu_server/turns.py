@@ -1,7 +1,8 @@
 """Turns of calls to several models on the same processors: a long call has its share for itself, short ones run side by side.
 
 On a CPU the instances of a model share the processors, and each call uses the share of one: with a single instance all that there are.
-Side by side on one share long calls push each other out of the caches, while short ones fill the gaps between each other.
+Side by side on one share long calls push each other out of the caches, while short ones fill the gaps between each other. Turns are
+those of one gateway: several do not know of each other's calls.
 """
 
 from __future__ import annotations

@@ -149,6 +149,20 @@ def test_a_server_that_cannot_start_says_why():
         pass
 
 
+def test_a_server_that_cannot_be_run_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no_python"))
+    with pytest.raises(FileNotFoundError, match="no_python"), BenchServer():
+        pass
+
+
+def test_variables_of_the_shell_do_not_reach_what_is_measured(monkeypatch):
+    monkeypatch.setenv("SHITU_PORT", "none")
+    monkeypatch.setenv("SHITU_MAX_PICTURES_AT_WORK", "0")
+    with BenchServer() as running:
+        variables = psutil.Process(running._process.pid).environ()
+    assert {"SHITU_PORT", "SHITU_MAX_PICTURES_AT_WORK"}.isdisjoint(variables)
+
+
 def test_a_setting_that_is_none_and_a_server_that_is_not_there_are_refused():
     wrong = bench("load", "--set", "OTHER=1")
     assert wrong.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 
@@ -341,6 +342,27 @@ async def test_a_stream(server):
             await client.delete_gallery("stream")
     assert set(answered) == {str(index) for index in range(6)}
     assert all(isinstance(result, Recognition) for result in answered.values())
+
+
+async def test_a_stream_that_is_left_takes_no_more_pictures(server):
+    waiting: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+    async def pictures():
+        while True:
+            yield await waiting.get()
+
+    async with AsyncClient(server.address) as client:
+        await client.create_gallery("left")
+        try:
+            waiting.put_nowait(("0", product_picture(0)))
+            stream = client.recognize_stream(pictures(), "left")
+            assert (await stream.__anext__())[0] == "0"
+            await stream.aclose()
+            waiting.put_nowait(("1", product_picture(1)))
+            await asyncio.sleep(0.3)
+        finally:
+            await client.delete_gallery("left")
+    assert waiting.qsize() == 1
 
 
 async def test_what_the_pictures_raise_is_raised_to_the_caller(server, tmp_path):

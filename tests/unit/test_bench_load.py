@@ -6,6 +6,8 @@ import contextlib
 import math
 import threading
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,14 +20,17 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from shitu.v1 import recognition_pb2
+from shitu_bench.ceiling import slices
 from shitu_bench.errors import BenchError
 from shitu_bench.load.arrivals import poisson_arrivals
+from shitu_bench.load.callers import Callers
 from shitu_bench.load.engine import _tasks, run_load
 from shitu_bench.load.measurements import Measurement, available_cores
 from shitu_bench.load.pictures import shelves
 from shitu_bench.load.plans import LoadPlan, LoadRequest, WorkloadKind
 from shitu_bench.load.tallies import Tally, merged
 from shitu_bench.overload import figures as overload_figures
+from shitu_bench.overload import levels
 from shitu_bench.overload.queueing import predicted, waiting_times
 from shitu_bench.reports import plots
 from shitu_bench.reports.serving_tables import soak_table
@@ -104,10 +109,10 @@ def tally(latencies_s: list[float], refusals_s: list[float]) -> Tally:
 
 def test_processes_are_merged_value_by_value():
     fast, slow = tally([0.010] * 99, [0.001]), tally([1.0], [])
-    outcome = merged([fast, slow], 10.0, 123.0)
+    outcome = merged([fast, slow], 10.0)
     assert outcome.rate_per_s == 10.0
     assert outcome.codes == {"OK": 100, "RESOURCE_EXHAUSTED": 1}
-    assert (outcome.due_count, outcome.client_cpu_s, outcome.begin_s) == (101, 1.0, 123.0)
+    assert (outcome.due_count, outcome.client_cpu_s) == (101, 1.0)
     every = [10.0] * 99 + [1000.0]
     assert quantiles(outcome.latencies_ms) == pytest.approx(quantiles(every))  # not the mean of 10 and 1000 ms
     assert list(outcome.refusal_latencies_ms) == [1.0]
@@ -125,10 +130,11 @@ def refusal(retry_after_ms: int) -> bytes:
 
 
 class Misbehaving(grpc.GenericRpcHandler):
-    """Answers Recognize; sleeps on one call, or refuses all."""
+    """Answers Recognize; sleeps on one call, or refuses all. Remembers what came."""
 
     def __init__(self, *, stall_at: int = 0, stall_s: float = 0.0, refuses: bool = False) -> None:
         self.count = 0
+        self.contents: list[bytes] = []
         self._lock = threading.Lock()
         self._stall = (stall_at, stall_s)
         self._refuses = refuses
@@ -137,9 +143,10 @@ class Misbehaving(grpc.GenericRpcHandler):
         assert details.method == RECOGNIZE
         return grpc.unary_unary_rpc_method_handler(self.answer)
 
-    def answer(self, _request, context):
+    def answer(self, request, context):
         with self._lock:
             self.count += 1
+            self.contents.append(request)
             if self.count == self._stall[0]:
                 time.sleep(self._stall[1])  # with the lock: all wait
         if self._refuses:
@@ -203,10 +210,44 @@ def test_closed_loop_keeps_its_callers_busy_and_refusals_are_noted():
     assert not len(outcome.latencies_ms)
 
 
-def test_what_is_answered_after_the_deadline_is_no_success():
+def test_what_is_not_answered_by_the_deadline_is_no_success():
     with serving(Misbehaving(stall_at=1, stall_s=0.5)) as address:
         outcome = run_load(address, [REQUEST], LoadPlan(0.3, 0.0, rate_per_s=20, deadline_s=0.2))
     assert outcome.codes.get("DEADLINE_EXCEEDED", 0) >= 1
+
+
+@contextlib.asynccontextmanager
+async def calling(address: str, requests: list[LoadRequest], connections: int = 1) -> AsyncIterator[Callers]:
+    callers = Callers(address, requests, connections, deadline_s=5.0)
+    await callers.connect()
+    try:
+        yield callers
+    finally:
+        await callers.close()
+
+
+async def test_what_left_so_late_that_its_answer_comes_after_the_deadline_is_no_success():
+    """Its own call is in time, but whoever asked when it was due has gone."""
+    with serving(Misbehaving()) as address:
+        async with calling(address, [REQUEST]) as callers:
+            callers.shuffle((5,))
+            await callers.call(-5.5, lambda: 0.0, counts=True)
+            await callers.call(-4.5, lambda: 0.0, counts=True)
+            tally = callers.finished()
+    assert tally.codes == {"DEADLINE_EXCEEDED": 1, "OK": 1}
+    assert list(tally.latencies_s) == [4.5]
+
+
+async def test_every_connection_sends_every_request_as_often_as_the_others():
+    handler = Misbehaving()
+    requests = [LoadRequest(REQUEST.method, bytes([10, 1, 97 + number])) for number in range(4)]
+    with serving(handler) as address:
+        async with calling(address, requests, connections=2) as callers:
+            callers.shuffle((5,))
+            for _ in range(16):
+                await callers.call(0.0, lambda: 0.0, counts=True)
+    by_connection = [Counter(handler.contents[lane::2]) for lane in range(2)]
+    assert by_connection == [{request.content: 2 for request in requests}] * 2
 
 
 def test_what_would_be_too_many_in_flight_is_not_sent():
@@ -247,7 +288,7 @@ def measurement(
     made = tally([0.02 + number / 10_000 for number in range(ok)], [0.002] * refused)
     made.retry_after_s.extend(0.1 + number / 1000 for number in range(refused))
     made.cpu_s = client_s
-    return Measurement(LoadPlan(duration_s), merged([made], duration_s, 0.0), {"gateway 0": gateway_s, "triton": 3.0})
+    return Measurement(LoadPlan(duration_s), merged([made], duration_s), {"gateway 0": gateway_s, "triton": 3.0})
 
 
 def test_goodput_is_adjusted_for_the_cpu_of_refusals_and_of_more_load():
@@ -313,9 +354,17 @@ def test_what_models_ran_for_nothing_is_counted():
     assert figures["expired_that_were_detected_share"] == 0.4
 
 
-def sample(number: int, memory_bytes: float, *, descriptors: int = 10, files: int = 2) -> Sample:
-    part = PartUse(int(memory_bytes), int(memory_bytes), int(memory_bytes), descriptors, 5)
-    return Sample(10.0 * number, {"gateway 0": part}, SharedMemoryUse(files, MIB), number, 0)
+def sample(
+    number: int,
+    memory_bytes: float,
+    *,
+    descriptors: int = 10,
+    files: int = 2,
+    threads: int = 5,
+    shared_bytes: int = MIB,
+) -> Sample:
+    part = PartUse(int(memory_bytes), int(memory_bytes), int(memory_bytes), descriptors, threads)
+    return Sample(10.0 * number, {"gateway 0": part}, SharedMemoryUse(files, shared_bytes), number, 0)
 
 
 def test_a_leak_is_told_from_noise():
@@ -333,10 +382,16 @@ def test_a_leak_is_told_from_noise():
     )  # over all of the time
 
 
-@pytest.mark.parametrize("leak", ["descriptors", "files"])
+@pytest.mark.parametrize("leak", ["descriptors", "files", "shared_bytes"])
 def test_a_leak_of_descriptors_or_shared_memory_fails(leak):
     samples = [sample(number, 100 * MIB, **{leak: 10 + number // 20}) for number in range(80)]
     assert not growth_figures(samples, 0)["passed"]
+
+
+@pytest.mark.parametrize(("most", "passes"), [(9, True), (10, False)])
+def test_pools_of_threads_may_grow_a_little_and_no_more(most, passes):
+    samples = [sample(number, 100 * MIB, threads=5 if number < 40 else most) for number in range(80)]
+    assert growth_figures(samples, 0)["passed"] is passes
 
 
 def test_errors_fail_a_soak_and_few_samples_say_nothing():
@@ -454,3 +509,38 @@ def test_a_part_that_ended_stands_in_the_table_of_a_soak():
     assert "Not passed: memory" in table
     assert "1,000 answered, 10 not" in table
     assert "| gateway 7 | 100.0 | 0.0 | -100.00% |" in table
+
+
+class Deaf:
+    """A server whose Triton answers a few times."""
+
+    def __init__(self, answers: int) -> None:
+        self._left = answers
+
+    def executions(self):
+        return {}
+
+    def cpu_s(self):
+        return {}
+
+    def embedded_count(self) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise BenchError("Triton does not answer")
+        return 10 - self._left
+
+
+def test_a_slice_in_which_triton_fell_silent_has_no_rate():
+    watch = slices._Watch(Deaf(5), 0.001)
+    watch.begin()
+    watch._sampler.join(10)
+    watch.end()
+    with pytest.raises(BenchError, match="Triton does not answer"):
+        watch.items_per_s()
+
+
+def test_what_is_held_against_nothing_is_refused():
+    with pytest.raises(BenchError, match=r"no request was answered at the peak: .*'RESOURCE_EXHAUSTED': 3"):
+        levels._answered(measurement(0, 3), "at the peak")
+    some = measurement(1, 3)
+    assert levels._answered(some, "at the peak") is some

@@ -81,9 +81,9 @@ def ceiling(
             )
             plan = CeilingPlan(server, pairs, slice_s, least_pictures, concurrency, pictures)
             figures[one.value] = measured_ceiling(plan, program, console)
-            missing = [] if program else ["Triton alone by perf_analyzer, which `make perf-analyzer` fetches"]
-            results = record({"packs": figures, "not_measured": missing}, seed=SEED, packages=_PACKAGES)
-            write(out or RESULTS_DIR / f"{NAME}.json", results)
+        missing = [] if program else ["Triton alone by perf_analyzer, which `make perf-analyzer` fetches"]
+        results = record({"packs": figures, "not_measured": missing}, seed=SEED, packages=_PACKAGES)
+        write(out or RESULTS_DIR / f"{NAME}.json", results)
     Console().print(_table(figures))
 
 

@@ -134,6 +134,7 @@ class _Watch:
         self._executions: list[dict[str, Executions]] = []
         self._cpu: list[dict[str, float]] = []
         self._samples: list[tuple[float, int]] = []
+        self._fault: BenchError | None = None
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
@@ -158,11 +159,16 @@ class _Watch:
         self._cpu.append(self._server.cpu_s())
 
     def _sample(self) -> None:
-        while not self._ended.wait(self._interval_s):
-            self._samples.append((time.monotonic(), self._server.embedded_count()))
+        try:
+            while not self._ended.wait(self._interval_s):
+                self._samples.append((time.monotonic(), self._server.embedded_count()))
+        except BenchError as error:
+            self._fault = error  # raised where the samples are wanted
 
     def items_per_s(self) -> float:
-        """Return the crops a second. Raises BenchError where fewer than two batches ended."""
+        """Return the crops a second. Raises BenchError where fewer than two batches ended, or Triton did not answer once."""
+        if self._fault is not None:
+            raise self._fault
         try:
             return steady_rate(self._samples)
         except ValueError as error:

@@ -93,7 +93,10 @@ class Callers:
         turn = self._turn
         self._turn = turn + 1
         lane = self._lanes[turn % len(self._lanes)]
-        method, request = lane[self._order[turn % len(self._order)]]
+        passes = turn // len(
+            self._order
+        )  # one further each time, or a connection would send the same few again and again
+        method, request = lane[self._order[(turn + passes) % len(self._order)]]
         self.in_flight += 1
         try:
             reply = await method(request.content, timeout=self._deadline_s)

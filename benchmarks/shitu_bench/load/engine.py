@@ -57,8 +57,7 @@ def run_load(
             process.send(begin_s)
         run = _Run(processes, plan, begin_s, progress, observer)
         tallies = run.followed()
-    wall_clock_s = time.time() - time.monotonic()
-    return merged(tallies, plan.duration_s, wall_clock_s + begin_s + plan.warm_up_s)
+    return merged(tallies, plan.duration_s)
 
 
 def _tasks(address: str, requests: Sequence[LoadRequest], plan: LoadPlan) -> list[GeneratorTask]:

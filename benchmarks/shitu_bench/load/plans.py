@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -81,9 +81,6 @@ class LoadOutcome:
     """Objects in OK answers."""
     client_cpu_s: float
     """CPU time of the generator's processes."""
-    begin_s: float = 0.0
-    """time.time() of the begin of what counts."""
-    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 Progress = Callable[[float, int, int], None]

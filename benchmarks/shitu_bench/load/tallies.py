@@ -37,7 +37,7 @@ class Tally:
     cpu_s: float = 0.0
 
 
-def merged(tallies: Sequence[Tally], duration_s: float, begin_s: float) -> LoadOutcome:
+def merged(tallies: Sequence[Tally], duration_s: float) -> LoadOutcome:
     """Return what all processes counted together."""
     codes: Counter[str] = sum((tally.codes for tally in tallies), Counter())
     stages = {stage: _joined([tally.stages_us[stage] for tally in tallies]) for stage in STAGES}
@@ -54,7 +54,6 @@ def merged(tallies: Sequence[Tally], duration_s: float, begin_s: float) -> LoadO
         stages_us={stage: values for stage, values in stages.items() if values},
         object_count=sum(tally.object_count for tally in tallies),
         client_cpu_s=sum(tally.cpu_s for tally in tallies),
-        begin_s=begin_s,
     )
 
 

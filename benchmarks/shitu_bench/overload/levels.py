@@ -72,7 +72,7 @@ def overload_results(
     """Measure, and return it as results.
 
     Raises:
-        BenchError: a server does not start, or not a single request was answered at the peak.
+        BenchError: a server does not start, or not a single request was answered at the peak or before.
     """
     measured = _measured(server, workload, options, console)
     peaks = [one.peak for one in measured.rounds]
@@ -95,7 +95,8 @@ def overload_results(
 def _measured(server: ServerOptions, workload: WorkloadOptions, options: OverloadOptions, console: Console) -> Overload:
     plan = options.plan
     with started_target(server, workload, console) as target:
-        unloaded = watched(target, replace(plan, concurrency=1, processes=1), console, "unloaded")
+        alone = replace(plan, concurrency=1, processes=1)
+        unloaded = _answered(watched(target, alone, console, "unloaded"), "of one caller")
         rounds = tuple(_round(target, options, number, console) for number in range(options.rounds))
         most_per_s = rounds[-1].peak.outcome.rate_per_s
         expiry = _expiry(target, server, _opened(plan, _EXPIRY_FACTOR * most_per_s), rounds[-1].levels, console)
@@ -105,12 +106,17 @@ def _measured(server: ServerOptions, workload: WorkloadOptions, options: Overloa
 
 def _round(target: Target, options: OverloadOptions, number: int, console: Console) -> Round:
     plan, title = replace(options.plan, seed=options.plan.seed + number), f"round {number + 1} of {options.rounds}, "
-    peak = watched(target, plan, console, f"{title}peak")
-    if not peak.outcome.rate_per_s:
-        raise BenchError(f"no request was answered at the peak: {dict(peak.outcome.codes)}")
+    peak = _answered(watched(target, plan, console, f"{title}peak"), "at the peak")
     factors = options.factors[::-1] if number % 2 else options.factors
     levels = [_level(target, plan, factor, peak.outcome.rate_per_s, console, title) for factor in factors]
     return Round(peak, tuple(sorted(levels, key=lambda level: level.factor)))
+
+
+def _answered(measurement: Measurement, when: str) -> Measurement:
+    """Return it. Raises BenchError where nothing was answered, since all else is measured by it."""
+    if not measurement.outcome.rate_per_s:
+        raise BenchError(f"no request was answered {when}: {dict(measurement.outcome.codes)}")
+    return measurement
 
 
 def _opened(plan: LoadPlan, rate_per_s: float) -> LoadPlan:

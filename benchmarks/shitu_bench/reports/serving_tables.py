@@ -8,7 +8,7 @@ from typing import Any, Final
 from shitu_bench.overload.level_cells import level_cells
 from shitu_bench.peers.contest import PADDLEX, PADDLEX_AT_START
 from shitu_bench.reports.model_tables import commit_of, machine_of
-from shitu_bench.soak.figures import MOST_MEMORY_GROWTH_PERCENT
+from shitu_bench.soak.figures import MOST_MEMORY_GROWTH_PERCENT, MOST_THREAD_GROWTH
 from shitu_bench.summaries import QUANTILES, shown
 
 _MIB: Final = 1 << 20
@@ -156,7 +156,8 @@ def soak_table(results: Mapping[str, Any]) -> str:
             f"{verdict['memory_growth_fitted_percent']:+.2f}% in the whole time); descriptors {verdict['descriptor_growth']:+g}, threads "
             f"{verdict['thread_growth']:+g}, files of shared memory {verdict['shared_memory_file_growth']:+g} "
             f"({verdict['shared_memory_growth_bytes']:+g} bytes). {'Passed' if verdict['passed'] else 'Not passed'}: memory is to grow by less than "
-            f"{MOST_MEMORY_GROWTH_PERCENT:g}%, descriptors and files not at all, and all are to be answered."
+            f"{MOST_MEMORY_GROWTH_PERCENT:g}%, threads by at most {MOST_THREAD_GROWTH}, descriptors and shared memory not at all, and all "
+            "are to be answered."
         ),
     ]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,7 @@ class ServerOptions:
     model_repository: Path | None = None
     """The one that comes with shitu where unset."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """More SHITU_* variables."""
+    """SHITU_* variables; those of the shell that a benchmark is started from do not reach the server, since no result would tell."""
     start_timeout_s: float = 300.0
 
     def arguments(self) -> list[str]:
@@ -76,19 +77,18 @@ class BenchServer:
         """From the start of the process until all gateways served."""
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="shitu-bench-")
-        try:
-            self._start()
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shitu-bench-"))
+            self._start(Path(folder))
+            stack.callback(self._stop)
             self._wait_until_serving()
-        except BaseException:
-            self._stop()
-            raise
+            self._held = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self._held.close()
 
     @property
     def address(self) -> str:
@@ -105,8 +105,7 @@ class BenchServer:
         """The end of what the server said."""
         return self._log_path.read_text(encoding="utf-8", errors="replace")[-_LOG_CHARACTERS:]
 
-    def _start(self) -> None:
-        folder = Path(self._folder.name)
+    def _start(self, folder: Path) -> None:
         self._log_path = folder / "server.log"
         with reserved_port(LOOPBACK, 0) as port:
             self.port = port
@@ -117,7 +116,7 @@ class BenchServer:
             # A session of its own: Ctrl-C is ours, and what is measured is stopped in order.
             self._process = subprocess.Popen(
                 bound_command(*command),
-                env={**os.environ, **self.options.environment},
+                env={**_ambient(), **self.options.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,5 +147,7 @@ class BenchServer:
         except subprocess.TimeoutExpired:
             self._process.kill()  # what it started ends with it
             self._process.wait()
-        finally:
-            self._folder.cleanup()
+
+
+def _ambient() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("SHITU_")}

@@ -15,6 +15,7 @@ from typing import Any, Final
 import psutil
 from rich.console import Console
 
+from shitu_bench.errors import BenchError
 from shitu_bench.load.live import named
 from shitu_bench.load.measurements import Measurement, available_cores
 from shitu_bench.load.plans import LoadPlan
@@ -148,6 +149,8 @@ def _compared(
             for which in order:
                 title = f"pair {pair + 1} of {options.pairs}, {named(options.plan)}"
                 rates[which] = watched(targets[which], options.plan, console, title).outcome.rate_per_s
+            if not rates[1]:
+                raise BenchError(f"the default answered nothing in {title}; give it longer with --duration")
             ratios.append(rates[0] / rates[1])
     return tuple(ratios)
 
