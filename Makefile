@@ -13,13 +13,15 @@ PROTOS := $(shell find protos/shitu -name '*.proto')
 COMMON_PROTOS = $(shell $(PY) -c "import pathlib, google.rpc; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peer test-milvus peer milvus perf-analyzer lint proto configs lock clean
+.PHONY: help demo dev test test-slow test-peer test-milvus peer milvus perf-analyzer lint proto configs lock clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.server  ## Draw shelves, start the server, recognise the products on them, stop it
 	$(VENV)/bin/shitu demo --out demo
+
+dev: $(VENV)/.dev  ## Install all that tests, conversions and benchmarks need
 
 test: $(VENV)/.dev  ## Run the tests, save the slow ones and those against PaddleX and Milvus
 	$(PY) -m pytest -m "not slow and not peer and not milvus"

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 
 from shitu_bench.errors import BenchError
 from shitu_models.repository import RepositoryError
+
+_EXTRAS: Final = "shitu[server,train,bench]"
+
+
+def saying_what_is_missing(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says in one line how to install a package that it lacks."""
+
+    @functools.wraps(command)
+    def said(**options: object) -> None:
+        try:
+            command(**options)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("shitu"):
+                raise
+            Console(stderr=True).print(
+                f"[red]error:[/] this needs {error.name}: pip install {escape(repr(_EXTRAS))}, or `make dev` in the checkout",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise SystemExit(1) from error
+
+    return said
 
 
 @contextmanager

@@ -170,6 +170,20 @@ def test_a_setting_that_is_none_and_a_server_that_is_not_there_are_refused():
     alone = bench("load", "--server", "127.0.0.1:1")
     assert alone.returncode == 2
     assert "--gallery" in alone.stderr
+    useless = bench("load", "--server", "127.0.0.1:1", "--gallery", "g", "--set", "SHITU_PORT=1")
+    assert useless.returncode == 2
+    assert "runs already" in useless.stderr
+
+
+def test_a_gallery_that_is_not_there_is_no_measurement(bench_server, tmp_path):
+    out = tmp_path / "load.json"
+    done = bench(
+        *("load", "--server", bench_server.address, "--gallery", "nowhere", *SHORT),
+        *("--duration", "0.5", "--warm-up", "0", "--out", str(out)),
+    )
+    assert done.returncode == 1
+    assert "not a single request was answered: {'NOT_FOUND'" in done.stderr
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +17,17 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+import typer
+from click.testing import Result
 from google.rpc import error_details_pb2, status_pb2
+from typer.testing import CliRunner
 
 from shitu.v1 import recognition_pb2
 from shitu_bench.ceiling import slices
 from shitu_bench.errors import BenchError
 from shitu_bench.load.arrivals import poisson_arrivals
 from shitu_bench.load.callers import Callers
+from shitu_bench.load.command_options import Out
 from shitu_bench.load.engine import _tasks, run_load
 from shitu_bench.load.measurements import Measurement, available_cores
 from shitu_bench.load.pictures import shelves
@@ -32,6 +36,7 @@ from shitu_bench.load.tallies import Tally, merged
 from shitu_bench.overload import figures as overload_figures
 from shitu_bench.overload import levels
 from shitu_bench.overload.queueing import predicted, waiting_times
+from shitu_bench.refusals import saying_what_is_missing
 from shitu_bench.reports import plots
 from shitu_bench.reports.serving_tables import soak_table
 from shitu_bench.scaling.models import ZERO_DET, ZERO_REC, place_zero_models
@@ -544,3 +549,41 @@ def test_what_is_held_against_nothing_is_refused():
         levels._answered(measurement(0, 3), "at the peak")
     some = measurement(1, 3)
     assert levels._answered(some, "at the peak") is some
+
+
+def run_command(command: Callable[..., None], *arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(saying_what_is_missing(command))
+    return CliRunner().invoke(app, arguments)
+
+
+def kept(*, out: Out = None) -> None:
+    assert out is None or out.parent.is_dir()
+
+
+@pytest.mark.parametrize(("path", "told"), [(".", "a file that can be written"), ("file/r.json", "cannot be made")])
+def test_what_results_cannot_be_written_to_is_refused_before_anything_is_measured(tmp_path, path, told):
+    (tmp_path / "file").touch()
+    result = run_command(kept, "--out", str(tmp_path / path))
+    assert result.exit_code == 2
+    assert told in " ".join(result.output.replace("│", "").split())
+
+
+def test_the_folder_of_results_is_made(tmp_path):
+    assert run_command(kept, "--out", str(tmp_path / "new" / "r.json")).exit_code == 0
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it():
+    def measure() -> None:
+        raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+
+    result = run_command(measure)
+    assert result.exit_code == 1
+    assert "this needs yaml: pip install 'shitu[server,train,bench]'" in result.output
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault():
+    def measure() -> None:
+        raise ModuleNotFoundError("No module named 'shitu_bench.gone'", name="shitu_bench.gone")
+
+    assert isinstance(run_command(measure).exception, ModuleNotFoundError)

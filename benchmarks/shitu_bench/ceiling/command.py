@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shitu_bench.load import command_options as options
 from shitu_bench.refusals import refusals_in_plain_words
 from shitu_models.specs import (
     DEMO_DET,
@@ -60,7 +61,7 @@ def ceiling(
         Optional[Path],
         typer.Option(help="NVIDIA's load generator; that on the PATH or of `make perf-analyzer` by default."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="File of the results.")] = None,
+    out: options.Out = None,
 ) -> None:
     """Measure what share of ONNX Runtime in process the whole server reaches, in pairs of slices."""
     from shitu_bench.ceiling.shares import SEED, CeilingPlan, measured_ceiling  # noqa: PLC0415

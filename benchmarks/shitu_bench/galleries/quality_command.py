@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Optional
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shitu_bench.load import command_options as options
 from shitu_bench.models.devices import measuring_environment
 from shitu_bench.refusals import refusals_in_plain_words
 
@@ -28,7 +29,7 @@ def quality(
     rounds: Annotated[int, typer.Option(min=2, help="In each, every way of searching has a second.")] = 7,
     scenes: Annotated[int, typer.Option(min=1, max=2000, help="Drawn shelves that are recognised.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other brands.")] = 2026,
-    out: Annotated[Optional[Path], typer.Option(help="File of the results.")] = None,
+    out: options.Out = None,
 ) -> None:
     """Measure recall beside speed: of searches, by how widely they look; and of the demo models on drawn shelves."""
     from shitu_bench.isolated import run_isolated  # noqa: PLC0415

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Optional
 import typer
 from rich.console import Console
 
+from shitu_bench.load import command_options as options
 from shitu_bench.models.devices import measuring_environment
 from shitu_bench.refusals import refusals_in_plain_words
 
@@ -35,7 +36,10 @@ def search(
     size: Annotated[Optional[list[int]], typer.Option(min=1000, help="Items; may be given again.")] = None,
     kind: Annotated[Optional[list[SearchKind]], typer.Option(help="Index kind; may be given again.")] = None,
     folder: Annotated[Optional[Path], typer.Option(help="For the galleries; a temporary one by default.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="File of the results; others in it stay as they are.")] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(help="File of the results; others in it stay as they are.", callback=options.writable),
+    ] = None,
 ) -> None:
     """Measure searches of galleries beside FAISS itself and numpy: with a million items most of an hour, and 8 GB."""
     from shitu_bench.isolated import run_isolated  # noqa: PLC0415

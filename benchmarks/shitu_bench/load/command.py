@@ -49,6 +49,8 @@ def load(
 
     if (server is None) != (gallery is None):
         raise typer.BadParameter("--server and --gallery go together")
+    if server is not None and environment:
+        raise typer.BadParameter("--set is for a server that is started, and --server names one that runs already")
     own = ServerOptions(
         workers, instances, threads, detector, encoder, model_repository, options.environment_of(environment)
     )

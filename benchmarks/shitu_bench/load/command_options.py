@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,24 @@ from rich.console import Console
 from shitu_bench.load.plans import WorkloadKind
 from shitu_bench.records import write
 from shitu_bench.refusals import refusals_in_plain_words
+
+
+def writable(path: Path | None) -> Path | None:
+    """Return the path of a file to be, whose folder is there then: what cannot be written is refused before it is measured.
+
+    Raises:
+        typer.BadParameter: it is a folder, or its folder cannot be made or written.
+    """
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"the folder {path.parent} cannot be made: {error.strerror}; name another") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise typer.BadParameter(f"expected a file that can be written, got {path}; name another")
+    return path
+
 
 Workers = Annotated[int, typer.Option(min=1, help="Gateway processes of the server that is started.")]
 Instances = Annotated[int, typer.Option(min=1, help="Of each of its models.")]
@@ -35,7 +54,7 @@ Vectors = Annotated[int, typer.Option(min=0, help="Random vectors in the gallery
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Of the load generator.")]
 Connections = Annotated[int, typer.Option(min=1, max=256, help="Of each of its processes.")]
 Deadline = Annotated[float, typer.Option(min=0.001, max=600, help="Of a call, seconds.")]
-Out = Annotated[Optional[Path], typer.Option(help="File of the results, JSON.")]
+Out = Annotated[Optional[Path], typer.Option(help="File of the results, JSON.", callback=writable)]
 Seed = Annotated[int, typer.Option(min=0, help="Of pictures, gallery and arrivals.")]
 
 

@@ -13,13 +13,17 @@ from shitu_bench.load import plans
 
 @contextmanager
 def followed_live(console: Console, title: str, seconds: float) -> Iterator[plans.Progress]:
-    """Show a bar that vanishes when done; yields what is to be told of the progress. A console that is no terminal shows nothing.
+    """Show a bar that vanishes when done; yields what is to be told of the progress.
+
+    A console that is no terminal gets a line when it begins.
 
     Args:
         console: where it is.
         title: what runs.
         seconds: how long it takes.
     """
+    if not console.is_terminal:
+        console.print(f"{title}, {seconds:g} s", highlight=False, soft_wrap=True)
     with live_bar(console) as bar:
         task = bar.add_task(title, total=seconds, note="")
         last = (0.0, 0)

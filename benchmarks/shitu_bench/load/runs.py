@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from shitu_bench.errors import BenchError
 from shitu_bench.load.live import followed_live, named
 from shitu_bench.load.measurements import Measurement, Target, measured
 from shitu_bench.load.plans import LoadPlan
@@ -33,12 +34,14 @@ def load_results(
         console: for the progress.
 
     Raises:
-        BenchError: nothing can be measured.
+        BenchError: nothing can be measured, or nothing was answered.
     """
     with _target(server, workload, console) as target:
         measurements = [watched(target, plan, console) for plan in plans]
     for table in load_tables(measurements):
         Console().print(table)
+    if not any(one.outcome.rate_per_s for one in measurements):
+        raise BenchError(f"not a single request was answered: {dict(measurements[0].outcome.codes)}")
     figures = {
         "server": server if isinstance(server, str) else server.described(),
         "workload": workload.described(),

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shitu_bench.load import command_options as options
 from shitu_bench.models.devices import Device, default_threads
 from shitu_bench.refusals import refusals_in_plain_words
 from shitu_models.specs import DEMO_SPECS, OFFICIAL_SPECS, PP_SHITUV2_REC_CLIP_VIT_LARGE
@@ -36,9 +37,11 @@ def latency(
         Optional[Path],
         typer.Option(help="Folder with all models; by default official ones are made, with random weights."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="File of the results.")] = None,
+    out: options.Out = None,
 ) -> None:
     """Measure models in FP32, a picture at a time, beside the device's peak and PaddleX's published figures."""
+    import onnx  # noqa: F401, PLC0415  the process that measures needs it, and would say so less plainly
+
     from shitu_bench.models.latency import LatencyPlan, measured_latencies, repositories_of  # noqa: PLC0415
     from shitu_bench.records import RESULTS_DIR, write  # noqa: PLC0415
 

@@ -28,7 +28,8 @@ def tune(
         int, typer.Option(min=2, max=50, help="Runs of the best and of the default settings in the end.")
     ] = 7,
     settings: Annotated[
-        Optional[Path], typer.Option(help="Write the settings here, for `shitu serve --settings`.")
+        Optional[Path],
+        typer.Option(help="Write the settings here, for `shitu serve --settings`.", callback=options.writable),
     ] = None,
     environment: options.Environment = None,
     seed: options.Seed = 5,
