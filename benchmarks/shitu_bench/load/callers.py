@@ -93,9 +93,8 @@ class Callers:
         turn = self._turn
         self._turn = turn + 1
         lane = self._lanes[turn % len(self._lanes)]
-        passes = turn // len(
-            self._order
-        )  # one further each time, or a connection would send the same few again and again
+        # One further at each pass: otherwise a connection would send the same few again and again.
+        passes = turn // len(self._order)
         method, request = lane[self._order[(turn + passes) % len(self._order)]]
         self.in_flight += 1
         try:
