@@ -22,6 +22,11 @@ def bound_command(*command: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
 
 
+def environment_without_settings() -> dict[str, str]:
+    """Return this process' environment save SHITU_*: what is measured has the settings that its results tell, not the shell's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SHITU_")}
+
+
 def run_isolated(
     module: str, plan: Mapping[str, Any], environment: Mapping[str, str], timeout_s: float
 ) -> dict[str, Any]:

@@ -26,12 +26,8 @@ def saying_what_is_missing(command: Callable[..., None]) -> Callable[..., None]:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("shitu"):
                 raise
-            Console(stderr=True).print(
-                f"[red]error:[/] this needs {error.name}: pip install {escape(repr(_EXTRAS))}, or `make dev` in the checkout",
-                highlight=False,
-                soft_wrap=True,
-            )
-            raise SystemExit(1) from error
+            missing = f"this needs {error.name}: pip install {_EXTRAS!r}, or `make dev` in the checkout"
+            raise _refused(Console(stderr=True), missing) from error
 
     return said
 
@@ -42,5 +38,10 @@ def refusals_in_plain_words(console: Console) -> Iterator[None]:
     try:
         yield
     except (BenchError, RepositoryError) as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
+        raise _refused(console, str(error)) from error
+
+
+def _refused(console: Console, message: str) -> SystemExit:
+    """Print what keeps a command from measuring, and return what ends it."""
+    console.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    return SystemExit(1)

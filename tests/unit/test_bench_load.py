@@ -29,12 +29,11 @@ from shitu_bench.load.arrivals import poisson_arrivals
 from shitu_bench.load.callers import Callers
 from shitu_bench.load.command_options import Out
 from shitu_bench.load.engine import _tasks, run_load
-from shitu_bench.load.measurements import Measurement, available_cores
+from shitu_bench.load.measurements import Measurement, answered, available_cores
 from shitu_bench.load.pictures import shelves
 from shitu_bench.load.plans import LoadPlan, LoadRequest, WorkloadKind
 from shitu_bench.load.tallies import Tally, merged
 from shitu_bench.overload import figures as overload_figures
-from shitu_bench.overload import levels
 from shitu_bench.overload.queueing import predicted, waiting_times
 from shitu_bench.refusals import saying_what_is_missing
 from shitu_bench.reports import plots
@@ -546,9 +545,9 @@ def test_a_slice_in_which_triton_fell_silent_has_no_rate():
 
 def test_what_is_held_against_nothing_is_refused():
     with pytest.raises(BenchError, match=r"no request was answered at the peak: .*'RESOURCE_EXHAUSTED': 3"):
-        levels._answered(measurement(0, 3), "at the peak")
+        answered(measurement(0, 3), "at the peak")
     some = measurement(1, 3)
-    assert levels._answered(some, "at the peak") is some
+    assert answered(some, "at the peak") is some
 
 
 def run_command(command: Callable[..., None], *arguments: str) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import psutil
 
 from shitu_bench.errors import BenchError
 from shitu_bench.galleries.synthetic_vectors import DIMENSION, Data
+from shitu_bench.isolated import environment_without_settings
 from shitu_server.filters import FieldType
 from shitu_server.gallery.checks import CheckedItem
 from shitu_server.gallery.client import GalleryClient
@@ -85,7 +85,8 @@ class _Process:
 
     def __init__(self, folder: Path) -> None:
         self._address = f"unix:{folder}/socket"
-        self._environment = {**os.environ, "SHITU_GALLERY_ADDRESS": self._address, "SHITU_DATA_DIR": str(folder)}
+        own = {"SHITU_GALLERY_ADDRESS": self._address, "SHITU_DATA_DIR": str(folder)}
+        self._environment = {**environment_without_settings(), **own}
         self._environment |= search_environment(1)
         self.start_s = 0.0
 

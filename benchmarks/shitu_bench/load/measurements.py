@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from shitu_bench.errors import BenchError
 from shitu_bench.load.engine import run_load
 from shitu_bench.load.plans import LoadOutcome, LoadPlan, LoadRequest, Progress
 from shitu_bench.load.tallies import OK
@@ -115,6 +116,17 @@ def measured(target: Target, plan: LoadPlan, progress: Progress | None = None) -
     costs = _Costs(target)
     outcome = run_load(target.address, target.requests, plan, progress, costs)
     return Measurement(plan, outcome, costs.cpu_s, costs.models, costs.memory_bytes)
+
+
+def answered(measurement: Measurement, when: str) -> Measurement:
+    """Return a measurement that others are held against.
+
+    Raises:
+        BenchError: nothing was answered; `when` is a part of the message.
+    """
+    if not measurement.ok_count:
+        raise BenchError(f"no request was answered {when}: {dict(measurement.outcome.codes)}")
+    return measurement
 
 
 class _Costs:

@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from shitu_bench.errors import BenchError
-from shitu_bench.load.measurements import Measurement, Target
+from shitu_bench.load.measurements import Measurement, Target, answered
 from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.runs import PACKAGES, watched
 from shitu_bench.load.targets import started_target
@@ -96,7 +95,7 @@ def _measured(server: ServerOptions, workload: WorkloadOptions, options: Overloa
     plan = options.plan
     with started_target(server, workload, console) as target:
         alone = replace(plan, concurrency=1, processes=1)
-        unloaded = _answered(watched(target, alone, console, "unloaded"), "of one caller")
+        unloaded = answered(watched(target, alone, console, "unloaded"), "of one caller")
         rounds = tuple(_round(target, options, number, console) for number in range(options.rounds))
         most_per_s = rounds[-1].peak.outcome.rate_per_s
         expiry = _expiry(target, server, _opened(plan, _EXPIRY_FACTOR * most_per_s), rounds[-1].levels, console)
@@ -106,17 +105,10 @@ def _measured(server: ServerOptions, workload: WorkloadOptions, options: Overloa
 
 def _round(target: Target, options: OverloadOptions, number: int, console: Console) -> Round:
     plan, title = replace(options.plan, seed=options.plan.seed + number), f"round {number + 1} of {options.rounds}, "
-    peak = _answered(watched(target, plan, console, f"{title}peak"), "at the peak")
+    peak = answered(watched(target, plan, console, f"{title}peak"), "at the peak")
     factors = options.factors[::-1] if number % 2 else options.factors
     levels = [_level(target, plan, factor, peak.outcome.rate_per_s, console, title) for factor in factors]
     return Round(peak, tuple(sorted(levels, key=lambda level: level.factor)))
-
-
-def _answered(measurement: Measurement, when: str) -> Measurement:
-    """Return it. Raises BenchError where nothing was answered, since all else is measured by it."""
-    if not measurement.outcome.rate_per_s:
-        raise BenchError(f"no request was answered {when}: {dict(measurement.outcome.codes)}")
-    return measurement
 
 
 def _opened(plan: LoadPlan, rate_per_s: float) -> LoadPlan:

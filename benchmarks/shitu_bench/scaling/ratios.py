@@ -15,7 +15,7 @@ from rich.console import Console
 
 from shitu_bench.errors import BenchError
 from shitu_bench.load.live import live_bar
-from shitu_bench.load.measurements import Measurement, Target, available_cores, measured
+from shitu_bench.load.measurements import Measurement, Target, answered, available_cores, measured
 from shitu_bench.load.plans import LoadPlan
 from shitu_bench.load.runs import PACKAGES
 from shitu_bench.load.targets import target_of
@@ -111,9 +111,7 @@ def _runs(targets: dict[int, Target], options: ScalingOptions, console: Console)
         task = bar.add_task("pairs", total=options.pairs * len(targets), note="")
         for pair in range(options.pairs):
             for workers in sorted(targets, reverse=pair % 2 == 1):
-                measurement = measured(targets[workers], options.plan)
-                if not measurement.ok_count:
-                    raise BenchError(f"no request was answered: {dict(measurement.outcome.codes)}")
+                measurement = answered(measured(targets[workers], options.plan), f"with {workers} worker(s)")
                 runs[workers].append(measurement)
                 bar.update(task, advance=1, note=f"{workers} worker(s): {measurement.outcome.rate_per_s:.0f}/s")
     return runs

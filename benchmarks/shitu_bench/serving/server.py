@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import psutil
 from typing_extensions import Self
 
 from shitu_bench.errors import BenchError
-from shitu_bench.isolated import bound_command
+from shitu_bench.isolated import bound_command, environment_without_settings
 from shitu_bench.serving.processes import ServerProcesses, listens
 from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
@@ -46,7 +45,7 @@ class ServerOptions:
     model_repository: Path | None = None
     """The one that comes with shitu where unset."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """SHITU_* variables; those of the shell that a benchmark is started from do not reach the server, since no result would tell."""
+    """SHITU_* variables; those of the shell do not reach it."""
     start_timeout_s: float = 300.0
 
     def arguments(self) -> list[str]:
@@ -116,7 +115,7 @@ class BenchServer:
             # A session of its own: Ctrl-C is ours, and what is measured is stopped in order.
             self._process = subprocess.Popen(
                 bound_command(*command),
-                env={**_ambient(), **self.options.environment},
+                env={**environment_without_settings(), **self.options.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -147,7 +146,3 @@ class BenchServer:
         except subprocess.TimeoutExpired:
             self._process.kill()  # what it started ends with it
             self._process.wait()
-
-
-def _ambient() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("SHITU_")}

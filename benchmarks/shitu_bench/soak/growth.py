@@ -9,7 +9,7 @@ from rich.console import Console
 
 from shitu_bench.errors import BenchError
 from shitu_bench.load.live import live_bar
-from shitu_bench.load.measurements import Measurement, Target, measured
+from shitu_bench.load.measurements import Measurement, Target, answered, measured
 from shitu_bench.load.plans import LoadPlan, Progress
 from shitu_bench.load.runs import PACKAGES, watched
 from shitu_bench.load.tallies import OK
@@ -60,9 +60,7 @@ def soak_results(
         with console.status("batches of every size"):
             run_every_batch_size(target.triton_address, (server.detector, server.encoder))
         peak_plan = replace(options.plan, duration_s=options.peak_s, warm_up_s=_PEAK_WARM_UP_S)
-        peak = watched(target, peak_plan, console, "peak")
-        if not peak.ok_count:
-            raise BenchError(f"no request was answered at the peak: {dict(peak.outcome.codes)}")
+        peak = answered(watched(target, peak_plan, console, "peak"), "at the peak")
         peak_per_s = peak.outcome.rate_per_s
         plan = replace(options.plan, rate_per_s=options.load * peak_per_s)
         sampler = _Sampler(target, plan, options.interval_s)
