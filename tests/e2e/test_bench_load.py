@@ -193,7 +193,7 @@ def test_nothing_is_left_when_it_is_stopped(number):
         try:
             started = psutil.Process(process.pid)
             end_s = time.monotonic() + 60
-            while not any("shitu_bench.load.generator" in p.cmdline() for p in alive(started.children(recursive=True))):
+            while not any("shitu_bench.load.generator" in cmdline(p) for p in started.children(recursive=True)):
                 assert process.poll() is None
                 assert time.monotonic() < end_s
                 time.sleep(0.2)

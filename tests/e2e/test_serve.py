@@ -25,6 +25,7 @@ from shitu.v1 import recognition_pb2 as r
 from shitu_client import AsyncClient
 from shitu_server.addresses import reserved_port
 from shitu_server.readiness import is_serving
+from shitu_server.triton_stubs import is_alive
 
 RECOVERY_S = 10
 
@@ -140,7 +141,7 @@ async def test_a_killed_model_process_is_brought_back(twin):
         stub: Any = recognition_pb2_grpc.RecognitionServiceStub(channel)
         (model,) = processes(twin, "triton_python_backend_stub", "demo_rec")
         model.kill()
-        while model.status() != psutil.STATUS_ZOMBIE:
+        while is_alive(model):
             await asyncio.sleep(0.001)
         failures = await until_it_works(lambda: stub.Embed(r.EmbedRequest(image=product_picture(0)), timeout=5))
         assert failures > 0
@@ -172,9 +173,9 @@ async def test_a_killed_gateway_is_brought_back(twin):
 def leftovers(server: RunningServer) -> list[str]:
     """Command lines of processes that have the server's data directory in their environment, as all that it starts do."""
     found = []
-    for process in psutil.process_iter(["environ", "cmdline"]):
+    for process in psutil.process_iter(["environ", "cmdline", "status"]):
         environment = process.info["environ"] or {}
-        alive = process.status() != psutil.STATUS_ZOMBIE
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
         if alive and environment.get("SHITU_DATA_DIR") == str(server.data_dir):
             found.append(" ".join(process.info["cmdline"] or []))
     return found
