@@ -134,6 +134,7 @@ TABLES: Final = (
     GeneratedTable("gallery_search", ROOT / "docs" / "galleries.md", gallery_search_table),
     GeneratedTable("latency", ROOT / "docs" / "performance.md", latency_table),
     GeneratedTable("ceiling", ROOT / "docs" / "performance.md", ceiling_table),
+    GeneratedTable("ceiling_zen4", ROOT / "docs" / "performance.md", ceiling_table),
     GeneratedTable("load", ROOT / "docs" / "performance.md", load_table),
     GeneratedTable("overload", ROOT / "docs" / "performance.md", overload_table),
     GeneratedTable("overload_lcnet", ROOT / "docs" / "performance.md", overload_table),
