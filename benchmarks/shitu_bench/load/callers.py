@@ -18,11 +18,11 @@ from shitu_bench.load.plans import LoadRequest
 from shitu_bench.load.tallies import OK, STAGES, Tally
 
 _MAX_MESSAGE_BYTES: Final = 64 << 20
+# No policy of retries: what is refused or lost is counted. gRPC sends again by itself only what no server has seen, such as a call on
+# its way while the server ends an old connection.
 _CHANNEL_OPTIONS: Final = (
     # A connection of its own for each channel, as different clients have.
     ("grpc.use_local_subchannel_pool", 1),
-    # No policy of retries: what is refused or lost is counted. gRPC sends again by itself only what no server has seen, such as a
-    # call on its way while the server ends an old connection.
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
